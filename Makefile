@@ -1,0 +1,67 @@
+# make serve    an example app on http://127.0.0.1:8000
+# make test     every test
+# make help     the rest
+# Both set up what they need: the virtual environment, and as root also missing Debian packages.
+
+VENV ?= .venv
+PYTHON ?= $(shell tools/find-python.sh)
+PYTEST_ARGS ?=
+SECONDS ?= 60
+
+BIN := $(VENV)/bin
+NATIVE := $(wildcard server/pyserve/*.pyx server/pyserve/*.h workers/pyserve_workers/*.pyx workers/pyserve_workers/*.pxd \
+	workers/pyserve_workers/*.h workers/pyserve_workers/*.c)
+EXAMPLES := $(wildcard examples/*/requirements.txt)
+PLAIN_C := workers/pyserve_workers/http1.c workers/pyserve_workers/h1_values.c workers/pyserve_workers/h1_chunked.c
+
+.DELETE_ON_ERROR:
+.PHONY: help serve test test-all lint fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+serve: $(VENV)/stamp-serve ## serve examples/flask_app on http://127.0.0.1:8000 with four workers
+	cd examples/flask_app && $(abspath $(BIN))/pyserve app:app --workers 4 --pid $(abspath $(VENV))/pyserve.pid
+
+test: $(VENV)/stamp-test ## run every test; PYTEST_ARGS="-k reload tests/lifecycle" for some
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: ## run every test with each of Python 3.11, 3.12 and 3.13 that is here
+	@tools/each-python.sh 3.11 3.12 3.13
+
+lint: $(VENV)/stamp-dev ## ruff, mypy, and the plain C under the compiler's strictest eye
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(CC) -std=c17 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only $(PLAIN_C)
+	$(BIN)/python tools/h1_tables.py --check
+
+fuzz: $(VENV)/stamp-test ## feed the parser broken requests under the sanitizers for SECONDS=60
+	tests/fuzz/run.sh $(SECONDS)
+
+clean: ## remove what make has made
+	rm -rf .venv .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf pyserve.egg-info server/pyserve.egg-info server/pyserve/*.so workers/pyserve_workers/*.so
+	find server workers tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says what has been installed. The checkout itself is installed, so a changed .py counts at once; whatever
+# changes the native modules or the metadata installs again.
+$(VENV)/stamp: setup.cfg setup.py pyproject.toml tools/bootstrap.sh $(NATIVE)
+	@tools/bootstrap.sh "$(VENV)" "$(PYTHON)"
+	@touch $@
+
+$(VENV)/stamp-serve: $(VENV)/stamp examples/flask_app/requirements.txt
+	@echo "pyserve: installing what examples/flask_app needs"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r examples/flask_app/requirements.txt
+	@touch $@
+
+$(VENV)/stamp-test: $(VENV)/stamp $(EXAMPLES)
+	@tools/bootstrap.sh --test-tools
+	@echo "pyserve: installing what the tests need"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[test]" $(EXAMPLES:%=-r %)
+	@touch $@
+
+$(VENV)/stamp-dev: $(VENV)/stamp-test
+	@echo "pyserve: installing the linters"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	@touch $@

@@ -1,0 +1,8 @@
+"""The apps that the benchmarks serve."""
+
+from __future__ import annotations
+
+
+def hello(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return [b"Hello, world!"]

@@ -1,0 +1,194 @@
+"""The channel between the master and one child: typed messages over a SOCK_SEQPACKET socket pair.
+
+One message is one packet: a JSON array of its kind and its fields, with file descriptors beside it (SCM_RIGHTS). JSON,
+because the master may run as root and must be able to read what an unprivileged worker sends without trusting it.
+The end of the file means that the other side is dead. Kernel facts (waitpid) outrank messages.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+MESSAGE_LIMIT = 120_000  # bytes; a default socket buffer (212,992) takes one of these with the kernel's overhead
+DESCRIPTORS_LIMIT = 250  # SCM_MAX_FD is 253
+
+NUMBER = (int, float)
+
+# Every message there is: kind → {field: type}.
+MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    # master → zygote
+    # fds: scoreboard, error log, access log if there is one, listeners
+    "CONFIG": {"generation": int, "master": int, "config": dict, "listeners": list, "preload": str},
+    "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel
+    # zygote → master
+    "LOADED": {"description": str, "seconds": NUMBER},
+    "LOAD_FAILED": {"kind": str, "message": str, "details": str},  # kind: "app", "hook", "config"
+    "UNSAFE": {"reasons": str},  # preloading would not be clean: the app started threads …
+    "SPAWN_FAILED": {"id": int, "kind": str, "message": str, "details": str},
+    # worker → master
+    "HELLO": {"pid": int},
+    "READY": {"seconds": NUMBER},
+    "BOOT_FAILED": {"kind": str, "message": str, "details": str},
+    "LEAVING": {"cause": str},  # it stops accepting by itself: a TERM sent to it directly
+    "BYE": {"cut": int},  # requests that were cut
+    # master → worker
+    "GO": {},
+    "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool},  # deadline: CLOCK_MONOTONIC seconds
+    "REOPEN": {},  # fds: error log, access log?
+}
+
+
+class Message:
+    """One message: ``message.kind``, its fields as ``message["name"]``, its descriptors in ``message.fds``."""
+
+    __slots__ = ("fds", "fields", "kind")
+
+    def __init__(self, kind: str, fields: Mapping[str, Any], fds: list[int]) -> None:
+        self.kind = kind
+        self.fields = fields
+        self.fds = fds
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def close(self) -> None:
+        """Close the descriptors that came with it."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+class ProtocolError(Exception):
+    """The peer sent what is not a message."""
+
+
+def encode(kind: str, fields: Mapping[str, Any]) -> bytes:
+    """The packet for a message; long texts are cut in their middle, so that a huge traceback still arrives."""
+    if not _are_fields_of(kind, fields):
+        raise AssertionError(f"BUG: {kind} with {fields}")
+    import json  # here, because the first zygote is started before anything is said to it
+
+    packet = json.dumps([kind, dict(fields)]).encode("ascii")
+    limit = MESSAGE_LIMIT  # characters; each can take up to twelve bytes in JSON
+    while len(packet) > MESSAGE_LIMIT and limit > 100:
+        limit //= 2
+        cut = {name: shorten(value, limit) if isinstance(value, str) else value for name, value in fields.items()}
+        packet = json.dumps([kind, cut]).encode("ascii")
+    if len(packet) > MESSAGE_LIMIT:
+        raise ValueError(f"a {kind} message of {len(packet)} bytes: {MESSAGE_LIMIT} is the limit")
+    return packet
+
+
+def shorten(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n[… {len(text) - limit} characters left out …]\n{text[-limit // 2 :]}"
+
+
+def decode(packet: bytes, fds: list[int]) -> Message:
+    """The message in a packet. ProtocolError if it is not one, down to the types of its fields."""
+    import json
+
+    try:
+        kind, fields = json.loads(packet)
+        if not _are_fields_of(kind, fields):
+            raise ValueError(f"not the fields of {kind}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"{packet[:80]!r}: {error!r}") from None
+    return Message(kind, fields, fds)
+
+
+def _are_fields_of(kind: str, fields: Mapping[str, Any]) -> bool:
+    known = MESSAGES[kind]
+    return (
+        isinstance(fields, dict)
+        and fields.keys() == known.keys()
+        and all(isinstance(fields[name], known[name]) for name in known)
+    )
+
+
+class Channel:
+    """One end. The master's ends never block: what the kernel does not take waits in ``outbox`` for ``flush()``."""
+
+    def __init__(self, sock: socket.socket, *, blocking: bool = True) -> None:
+        self.socket = sock
+        self.outbox: deque[tuple[bytes, list[int]]] = deque()
+        sock.setblocking(blocking)
+
+    @staticmethod
+    def pair() -> tuple[Channel, socket.socket]:
+        """The master's end, and the socket to give to a child."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return Channel(ours, blocking=False), theirs
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def send(self, kind: str, /, fds: Iterable[int] = (), **fields: Any) -> None:
+        """Send a message; a dead peer is not an error here: its end of file says so to the reader.
+
+        Descriptors that have to wait are duplicated, so that the caller may close its own at once.
+        """
+        packet = encode(kind, fields)
+        descriptors = list(fds)
+        if self.outbox or not self._transmit(packet, descriptors):
+            self.outbox.append((packet, [os.dup(fd) for fd in descriptors]))
+
+    def flush(self) -> None:
+        """Send what had to wait."""
+        while self.outbox:
+            packet, fds = self.outbox[0]
+            if not self._transmit(packet, fds):
+                return
+            self.outbox.popleft()
+            for fd in fds:
+                os.close(fd)
+
+    def _transmit(self, packet: bytes, fds: list[int]) -> bool:
+        try:
+            if fds:
+                socket.send_fds(self.socket, [packet], fds, socket.MSG_NOSIGNAL)
+            else:
+                self.socket.send(packet, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            # ETOOMANYREFS: too many descriptors in flight for this user; they arrive as the others read.
+            if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
+                return False
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+        return True
+
+    def receive(self) -> Message | None:
+        """The next message; None at the end of the file. BlockingIOError when a non-blocking end has none."""
+        try:
+            packet, fds, flags, _ = socket.recv_fds(
+                self.socket, MESSAGE_LIMIT + 1, DESCRIPTORS_LIMIT, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            # It ended without reading all that we sent. The kernel says so once, before what it sent last.
+            return self.receive()
+        try:
+            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                raise ProtocolError("a message or its descriptors did not arrive whole")
+            if packet:
+                message, fds = decode(packet, fds), []
+                return message
+            return None
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def close(self) -> None:
+        for _, fds in self.outbox:
+            for fd in fds:
+                os.close(fd)
+        self.outbox.clear()
+        self.socket.close()

@@ -1,0 +1,146 @@
+"""The master's children: zygotes and workers, how they are pressed to end, and how their end is explained."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyserve.channel import Channel
+    from pyserve.config import Config
+    from pyserve.rollout import Worker
+    from pyserve.scoreboard import Slot
+
+# Signals from the master to a child. Real-time ones, which neither apps nor people use.
+INTERRUPT = signal.SIGRTMIN + 1  # raise RequestTimeout in the app and log every thread's stack
+DUMP = signal.SIGRTMIN + 2  # faulthandler writes every thread's stack; works in C code too
+
+KILL_AFTER_DUMP = 0.5  # seconds for the stacks to be written
+INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
+
+INTERRUPTED = "interrupt"
+DUMPED = "dump"
+KILLED = "kill"
+SIGNALS = {INTERRUPTED: INTERRUPT, DUMPED: DUMP, KILLED: signal.SIGKILL}
+
+
+class Pressure:
+    """What is done to a child that does not end in time: (when, what) in order, and why."""
+
+    def __init__(self, why: str, steps: list[tuple[float, str]]) -> None:
+        self.why = why
+        self.steps = steps
+
+    @classmethod
+    def boot(cls, now: float, timeout: float, why: str) -> Pressure:
+        return cls(why, [(now + timeout, DUMPED), (now + timeout + KILL_AFTER_DUMP, KILLED)])
+
+    @classmethod
+    def drain(cls, deadline: float, hook_timeout: float) -> Pressure:
+        """At the deadline what still runs is cut; the stop hooks have their own time after it."""
+        end = deadline + hook_timeout + INTERRUPT_GRACE
+        why = "it did not end within the graceful timeout"
+        return cls(why, [(deadline, INTERRUPTED), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)])
+
+    @classmethod
+    def request(cls, now: float, why: str) -> Pressure:
+        end = now + INTERRUPT_GRACE
+        return cls(why, [(now, INTERRUPTED), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)])
+
+    def due(self, now: float) -> str | None:
+        """Take the next step that is due."""
+        if self.steps and now >= self.steps[0][0]:
+            return self.steps.pop(0)[1]
+        return None
+
+    @property
+    def next(self) -> float:
+        """When the next step is due; infinity if none is."""
+        return self.steps[0][0] if self.steps else float("inf")
+
+
+class Child:
+    """A process of ours: its channel, its pid once known, and what presses it."""
+
+    def __init__(self, channel: Channel, pid: int = 0) -> None:
+        self.channel = channel
+        self.pid = pid
+        self.status: int | None = None  # from waitpid
+        self.pressure: Pressure | None = None
+        self.killed_because = ""
+        self.at_end_of_file = False
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing happens if the process has ended or has not said its pid yet.
+
+        The pid is ours until we have waited for it, so no stranger can get the signal.
+        """
+        if self.pid and self.status is None:
+            os.kill(self.pid, number)
+
+    def press(self, step: str, why: str) -> None:
+        """Do a step of its pressure."""
+        if step == KILLED:
+            self.killed_because = why
+        self.signal(SIGNALS[step])
+
+
+class Zygote(Child):
+    """A generation's zygote."""
+
+    def __init__(self, generation: int, config: Config, preload: str, channel: Channel, pid: int) -> None:
+        super().__init__(channel, pid)
+        self.generation = generation
+        self.config = config
+        self.preload = preload
+        self.loaded = False
+        self.stopping = False
+
+    @property
+    def name(self) -> str:
+        return f"zygote {self.generation}"
+
+
+class WorkerProcess(Child):
+    """A worker: what the rollout knows of it, and its slot on the scoreboard."""
+
+    def __init__(self, worker: Worker, channel: Channel, slot_index: int, slot: Slot) -> None:
+        super().__init__(channel)
+        self.worker = worker
+        self.slot_index = slot_index
+        self.slot = slot
+        self.leaving = ""  # the cause, once it was told to drain or says that it does
+        self.boot_failure = ""
+        self.cut = 0
+        self.pressed_request = 0  # request_start of the request that the pressure is for
+
+    @property
+    def name(self) -> str:
+        pid = f" pid {self.pid}" if self.pid else ""
+        return f"worker {self.worker.number} gen {self.worker.generation}{pid}"
+
+
+def explain(status: int | None, killed_because: str = "") -> str:
+    """How a process ended, from its wait status: ``"exited with code 3"``, ``"was killed by SIGSEGV"``."""
+    if status is None:
+        return "ended before it could say its pid"
+    if not os.WIFSIGNALED(status):
+        code = os.waitstatus_to_exitcode(status)
+        return f"exited with code {code}" if code != 128 + signal.SIGQUIT else "ended at once, as a SIGQUIT asked for"
+    number = os.WTERMSIG(status)
+    name = signal_name(number)
+    if killed_because:
+        return f"was killed by pyserve ({name}): {killed_because}"
+    hints: dict[int, str] = {
+        signal.SIGKILL: "; not by pyserve: by someone, or by the kernel for lack of memory",
+        signal.SIGALRM: ": it was stuck and ended by its own alarm",
+    }
+    return f"was killed by {name}{hints.get(number, '')}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,91 @@
+"""The command line: ``pyserve [OPTIONS] APP``.
+
+All options are made from the table of settings. Whatever is wrong is told in one line on standard error, with the exit
+code of its kind.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyserve import arguments, config
+from pyserve.errors import ExitCode, PyserveError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
+
+    from pyserve.config import Config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the result is the exit code of the process."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except PyserveError as error:
+        tell(error)
+        return error.exit_code
+    except BrokenPipeError:  # pyserve --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+def run(argv: Sequence[str]) -> int:
+    given = arguments.plain(argv)
+    mode = "serve"
+    if given is None:
+        from pyserve import options
+
+        given, mode = options.parse(argv)
+    if mode == "done":  # help or the version was printed
+        return ExitCode.OK
+    current = config.load(given, os.environ, config.working_directory(os.environ), need_app=mode != "print")
+    if mode == "print":
+        return print_config(current)
+    if mode == "check":
+        return check_config(current)
+    from pyserve.master import serve
+
+    return serve(current, lambda: config.reload(current))
+
+
+def print_config(current: Config) -> int:
+    """Print every setting with its value and where that came from."""
+    from pyserve.settings import SETTINGS
+
+    rows = [(row.name, row.kind.show(getattr(current, row.name)), current.origin[row.name]) for row in SETTINGS]
+    names = max(len(name) for name, _, _ in rows)
+    values = min(max(len(value) for _, value, _ in rows), 40)
+    lines = [f"{name:<{names}}  {value:<{values}}  {origin}" for name, value, origin in rows]
+    say("\n".join(lines))
+    tell_warnings(current)
+    return ExitCode.OK
+
+
+def check_config(current: Config) -> int:
+    """Load the application as serving would, in processes of its own, and say whether all is well."""
+    from pyserve.master import check
+
+    tell_warnings(current)
+    check(current)
+    say("configuration and app are fine")
+    return ExitCode.OK
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write a line now, so that a reader who has gone is noticed here."""
+    stream = stream or sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def tell(error: PyserveError) -> None:
+    details = error.details.rstrip("\n")
+    say(f"pyserve: {error.message}" + (f"\n{details}" if details else ""), sys.stderr)
+
+
+def tell_warnings(current: Config) -> None:
+    for line in current.warnings:
+        say(f"pyserve: warning: {line}", sys.stderr)

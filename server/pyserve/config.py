@@ -1,0 +1,325 @@
+"""The configuration of one run: every setting's value and where it came from.
+
+Precedence: command line, PYSERVE_* environment, configuration file, what the platform sets (PORT, WEB_CONCURRENCY,
+TMPDIR), default. Reading has no effects; the caller changes directory, user and so on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+
+from pyserve import addresses, contradictions
+from pyserve.errors import ConfigError, PyserveError, UsageError
+from pyserve.kinds import quoted
+from pyserve.settings import BY_NAME, MOST_WORKERS, SETTINGS, Setting
+from pyserve.suggest import did_you_mean, nearest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+FILE = "pyserve.toml"
+PROJECT_FILE = "pyproject.toml"
+PROJECT_TABLE = ("tool", "pyserve")
+PREFIX = "PYSERVE_"
+GUNICORN_VARIABLE = "GUNICORN_CMD_ARGS"
+DEFAULT = "default"
+
+# A value with the origin that messages and --print-config name.
+Given = namedtuple("Given", "value origin")
+
+# All that a configuration is made from, kept so that a reload reads the same places again.
+# cli: name → text or list of texts; environ: the variables that matter; cwd; file: as -c gave it, or None.
+Sources = namedtuple("Sources", "cli environ cwd file")
+
+
+class Config:
+    """A frozen set of settings, one attribute each, as pyserve.settings.SETTINGS names them.
+
+    Paths are absolute and chdir is always set. ``origin`` says where each value came from, ``warnings`` holds lines for
+    the log.
+    """
+
+    __slots__ = (*BY_NAME, "origin", "sources", "warnings")
+
+    app: str
+    chdir: str
+    pythonpath: list[str]
+    env: list[str]
+    preload: str
+    bind: list[str]
+    backlog: int
+    socket_mode: int
+    forwarded_allow_ips: str
+    workers: int
+    worker_class: str
+    user: str | None
+    group: str | None
+    umask: int | None
+    pidfile: str | None
+    proc_name: str
+    max_crashes: int
+    crash_window: float
+    timeout: float
+    graceful_timeout: float
+    boot_timeout: float
+    header_timeout: float
+    body_timeout: float
+    write_timeout: float
+    keep_alive: float
+    keepalive_linger: float
+    hook_timeout: float
+    limit_request_line: int
+    limit_request_fields: int
+    limit_request_field_size: int
+    limit_request_head: int
+    limit_request_body: int
+    body_buffer: int
+    response_buffer: int
+    response_spool: int
+    spool_dir: str
+    access_logfile: str | None
+    access_logformat: str
+    error_logfile: str
+    log_level: str
+    origin: dict[str, str]
+    sources: Sources
+    warnings: list[str]
+
+    def __init__(
+        self, values: Mapping[str, Any], origin: dict[str, str], sources: Sources, warnings: list[str]
+    ) -> None:
+        for name in BY_NAME:
+            object.__setattr__(self, name, values[name])
+        object.__setattr__(self, "origin", origin)
+        object.__setattr__(self, "sources", sources)
+        object.__setattr__(self, "warnings", warnings)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Config does not change: {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Config does not change: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and (self.values(), self.origin) == (other.values(), other.origin)
+
+    __hash__ = None  # type: ignore[assignment]  # it holds lists
+
+    def __repr__(self) -> str:
+        given = (f"{name}={getattr(self, name)!r}" for name, origin in self.origin.items() if origin != DEFAULT)
+        return f"Config({', '.join(given)})"
+
+    def values(self) -> dict[str, Any]:
+        """Every setting's value by name; JSON-able, for other processes."""
+        return {name: getattr(self, name) for name in BY_NAME}
+
+
+def load(cli: Mapping[str, Any], environ: Mapping[str, str], cwd: str, *, need_app: bool = True) -> Config:
+    """The configuration of a command line, an environment and the file found in the working directory.
+
+    cli: setting → text (list of texts for those that repeat), and "config" → the file of -c; cwd: absolute.
+    Raises UsageError (the command line is wrong) or ConfigError (something else is).
+    """
+    options = {name: value for name, value in cli.items() if name != "config"}
+    others = {GUNICORN_VARIABLE, *(setting.platform[0] for setting in SETTINGS if setting.platform)}
+    relevant = {name: text for name, text in environ.items() if name.startswith(PREFIX) or name in others}
+    config = resolve(Sources(options, relevant, cwd, cli.get("config")))
+    if need_app and not config.app:
+        raise UsageError("no application given, say which: pyserve MODULE:ATTRIBUTE (such as pyserve myapp:app)")
+    return config
+
+
+def reload(config: Config) -> Config:
+    """The configuration as it is now: the file is looked for and read anew, command line and environment stay.
+
+    Raises ConfigError if it is wrong or names no application any more.
+    """
+    fresh = resolve(config.sources)
+    if config.app and not fresh.app:
+        raise ConfigError("no application given any more: app is gone from the configuration file")
+    return fresh
+
+
+def resolve(sources: Sources) -> Config:
+    """The configuration that the sources make together."""
+    warnings: list[str] = []
+    commands = from_command_line(sources.cli)
+    variables = from_environment(sources.environ, warnings)
+    early = commands.get("chdir") or variables.get("chdir")
+    folder = early.value if early and early.value else ""
+    given = {**from_file(sources, folder, warnings), **variables, **commands}
+    for setting in SETTINGS:
+        if setting.name not in given:
+            given[setting.name] = from_platform(setting, sources.environ) or Given(setting.default, DEFAULT)
+    complete(given, sources.cwd)
+    contradictions.check(given)
+    warnings += contradictions.warnings(given)
+    values = {name: entry.value for name, entry in given.items()}
+    return Config(values, {name: given[name].origin for name in BY_NAME}, sources, warnings)
+
+
+def from_command_line(cli: Mapping[str, Any]) -> dict[str, Given]:
+    """What the options say. Repeated ones add up."""
+    given = {}
+    for name, raw in cli.items():
+        setting = BY_NAME[name]
+        texts = raw if isinstance(raw, list) else [raw]
+        values = [convert(setting.kind.from_text, text, f"{setting.flag} {quoted(text)}", UsageError) for text in texts]
+        value = [item for part in values for item in part] if setting.kind.many else values[-1]
+        given[name] = Given(value, setting.flag)
+    return given
+
+
+def from_environment(environ: Mapping[str, str], warnings: list[str]) -> dict[str, Given]:
+    """What PYSERVE_* variables say; an empty one says nothing. Unknown ones are worth a warning, not an error:
+    they may be meant for another version."""
+    known = {setting.variable_name: setting for setting in SETTINGS if setting.variable}
+    given = {}
+    for variable, text in environ.items():
+        if variable in known:
+            if text:
+                setting = known[variable]
+                value = convert(setting.kind.from_text, text, f"{variable}={quoted(text)}", ConfigError)
+                given[setting.name] = Given(value, variable)
+        elif variable.startswith(PREFIX):
+            match = nearest(variable.removeprefix(PREFIX), (name.removeprefix(PREFIX) for name in known))
+            hint = f", did you mean {PREFIX}{match}?" if match else ""
+            warnings.append(f"{variable} is set but is no setting{hint}")
+        elif variable == GUNICORN_VARIABLE:
+            warnings.append(f"{variable} is set but pyserve does not read it")
+    return given
+
+
+def from_platform(setting: Setting, environ: Mapping[str, str]) -> Given | None:
+    """What a hosting platform's own variable says."""
+    if setting.platform is None or not environ.get(setting.platform[0]):
+        return None
+    variable, meaning = setting.platform
+    text = environ[variable]
+    return Given(convert(setting.kind.from_text, meaning.format(text), f"{variable}={quoted(text)}"), variable)
+
+
+def from_file(sources: Sources, folder: str, warnings: list[str]) -> dict[str, Given]:
+    """What the configuration file says: the one of -c, or the one found in the working directory."""
+    shown, content = find_file(sources, folder, warnings)
+    given = {}
+    for key, (raw, line) in content.items():
+        where = f"{shown} line {line}"
+        if key not in BY_NAME:
+            raise ConfigError(f"{where}: {unknown_key(key)}")
+        given[key] = Given(convert(BY_NAME[key].kind.from_toml, raw, f"{where}: {key} = {quoted(raw)}"), where)
+    return given
+
+
+def unknown_key(key: str) -> str:
+    """The line for a key of the file that is no setting."""
+    from pyserve import gunicorn_habits
+
+    habit = gunicorn_habits.OPTIONS.get("--" + key.replace("_", "-"))
+    if habit:
+        return f"{key} is {habit}"
+    if key in gunicorn_habits.KEYS:
+        return f'no setting is called "{key}", did you mean "{gunicorn_habits.KEYS[key]}"?'
+    return f'no setting is called "{key}"{did_you_mean(key, BY_NAME)}'
+
+
+def find_file(sources: Sources, folder: str, warnings: list[str]) -> tuple[str, dict[str, tuple[Any, int]]]:
+    """The file's name as messages show it, and its settings: key → (value, line)."""
+    if sources.file is not None:
+        return sources.file, chosen_file(sources.file, sources.cwd)
+    shown = os.path.join(folder, FILE)
+    project = os.path.join(folder, PROJECT_FILE)
+    own_text = read_text(os.path.join(sources.cwd, shown), shown, missing_ok=True)
+    project_text = read_text(os.path.join(sources.cwd, project), project, missing_ok=True)
+    if own_text is not None:
+        if project_text and "[tool.pyserve" in project_text:
+            warnings.append(f"{shown} is used, [tool.pyserve] of {project} is not")
+        return shown, parse(own_text, shown) or {}
+    if project_text and "pyserve" in project_text:  # most projects have the file, few a table for us: spare the parser
+        return project, parse(project_text, project, PROJECT_TABLE) or {}
+    return shown, {}
+
+
+def chosen_file(file: str, cwd: str) -> dict[str, tuple[Any, int]]:
+    """The settings of the file that -c names, which must exist."""
+    if file.endswith(".py") or file.startswith("python:"):
+        raise ConfigError(f"{file}: configuration files are TOML here, not Python (docs/settings.md lists the keys)")
+    text = read_text(os.path.join(cwd, file), file) or ""
+    if os.path.basename(file) != PROJECT_FILE:
+        return parse(text, file) or {}
+    content = parse(text, file, PROJECT_TABLE)
+    if content is None:
+        raise ConfigError(f"{file} has no table [tool.pyserve]")
+    return content
+
+
+def parse(text: str, shown: str, table: tuple[str, ...] = ()) -> dict[str, tuple[Any, int]] | None:
+    from pyserve import tomlfile
+
+    return tomlfile.read(text, shown, table)
+
+
+def read_text(path: str, shown: str, missing_ok: bool = False) -> str | None:
+    """The text of a file; None if it does not exist and may be missing."""
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8-sig")
+    except FileNotFoundError:
+        if missing_ok:
+            return None
+        raise ConfigError(f"{shown}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{shown}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{shown}: not valid TOML: not UTF-8") from None
+
+
+def convert(read: Callable[[Any], Any], raw: Any, where: str, failure: type[PyserveError] = ConfigError) -> Any:
+    """The value of what was given, or one line that says who gave what and what was expected."""
+    try:
+        return read(raw)
+    except ValueError as error:
+        raise failure(f"{where}: {error}") from None
+
+
+def complete(given: dict[str, Given], cwd: str) -> None:
+    """Fill in what can only be known at start, and make relative paths absolute."""
+    folder = os.path.join(cwd, given["chdir"].value or "")
+    folder = folder.rstrip("/") or "/"  # not normalised: "current/.." must be followed, not shortened
+    found = {
+        "chdir": folder,
+        "proc_name": given["proc_name"].value or given["app"].value,
+        "spool_dir": given["spool_dir"].value or "/tmp",
+        "bind": [absolute_bind(folder, text) for text in given["bind"].value],
+        "pythonpath": [os.path.join(folder, path) for path in given["pythonpath"].value],
+    }
+    if given["workers"].value is None:
+        from pyserve import cpus
+
+        found["workers"] = min(cpus.usable(), MOST_WORKERS)
+    for name in ("pidfile", "spool_dir", "access_logfile", "error_logfile"):
+        path = found.get(name, given[name].value)
+        found[name] = path if path in (None, "-") else os.path.join(folder, path)
+    for name, value in found.items():
+        given[name] = given[name]._replace(value=value)
+
+
+def absolute_bind(folder: str, text: str) -> str:
+    address = addresses.parse(text)
+    return str(address._replace(path=os.path.join(folder, address.path))) if address.kind == "unix" else text
+
+
+def working_directory(environ: Mapping[str, str]) -> str:
+    """The directory pyserve was started in, by the name the shell knows it under, so that a symbolic link to the
+    current release stays one."""
+    cwd = os.getcwd()
+    logical = environ.get("PWD", "")
+    try:
+        if os.path.isabs(logical) and os.path.samefile(logical, cwd):
+            return logical
+    except OSError:
+        pass  # PWD is stale: the kernel's name is right
+    return cwd

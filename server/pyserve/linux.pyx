@@ -1,0 +1,174 @@
+# cython: language_level=3, boundscheck=False, freethreading_compatible=True
+"""The few Linux calls that the standard library does not offer, and the signal handlers that must work while Python cannot run.
+
+Nothing here knows of HTTP or of the app. The handlers are installed in worker processes only. A process that the app
+forks inherits them; they then act as the signal's default, so that ``multiprocessing.Process.terminate()`` ends it.
+"""
+
+from cpython.exc cimport PyErr_SetFromErrno
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <linux/filter.h>
+    #include <signal.h>
+    #include <string.h>
+    #include <sys/prctl.h>
+    #include <sys/socket.h>
+    #include <unistd.h>
+
+    #define PYSERVE_NOTICE_SIZE 256
+
+    static volatile pid_t guarded_pid = 0;
+    static volatile unsigned int guarded_seconds = 0;
+    static volatile int guarded_wake_fd = -1;
+    static volatile int guarded_channel_fd = -1;
+    static char guarded_notice[PYSERVE_NOTICE_SIZE];
+    static volatile size_t guarded_notice_size = 0;
+
+    static void act_as_default(int number)
+    {
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = SIG_DFL;
+        sigaction(number, &action, NULL);
+        raise(number);  /* delivered when this handler returns */
+    }
+
+    /* Ends the process after some seconds whatever it is doing: SIGALRM's default action needs no Python. */
+    static void arm_end(unsigned int seconds)
+    {
+        struct sigaction action;
+        sigset_t set;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = SIG_DFL;
+        sigaction(SIGALRM, &action, NULL);
+        sigemptyset(&set);
+        sigaddset(&set, SIGALRM);
+        sigprocmask(SIG_UNBLOCK, &set, NULL);
+        alarm(seconds);
+    }
+
+    static void on_term(int number)
+    {
+        int saved = errno;
+        ssize_t ignored;
+        if (getpid() != guarded_pid) {
+            act_as_default(number);
+            errno = saved;
+            return;
+        }
+        arm_end(guarded_seconds);
+        if (guarded_channel_fd >= 0)
+            ignored = send(guarded_channel_fd, guarded_notice, guarded_notice_size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ignored = write(guarded_wake_fd, "T", 1);
+        (void)ignored;
+        errno = saved;
+    }
+
+    static void on_quit(int number)
+    {
+        if (getpid() != guarded_pid) {
+            act_as_default(number);
+            return;
+        }
+        _exit(128 + SIGQUIT);
+    }
+
+    static void on_ignored(int number)
+    {
+        int saved = errno;
+        if (getpid() != guarded_pid)
+            act_as_default(number);
+        errno = saved;
+    }
+
+    static int handle(int number, void (*handler)(int))
+    {
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = handler;
+        action.sa_flags = SA_RESTART;
+        return sigaction(number, &action, NULL);
+    }
+
+    static int install_worker_signals(int wake_fd, int channel_fd, const char *notice, size_t size, unsigned int seconds)
+    {
+        if (size > PYSERVE_NOTICE_SIZE) {
+            errno = EMSGSIZE;
+            return -1;
+        }
+        guarded_pid = 0;
+        memcpy(guarded_notice, notice, size);
+        guarded_notice_size = size;
+        guarded_wake_fd = wake_fd;
+        guarded_channel_fd = channel_fd;
+        guarded_seconds = seconds;
+        guarded_pid = getpid();
+        /* A handler, not SIG_IGN, for INT and HUP: an ignored signal would stay ignored in every program the app starts. */
+        if (handle(SIGTERM, on_term) || handle(SIGQUIT, on_quit) || handle(SIGINT, on_ignored) || handle(SIGHUP, on_ignored))
+            return -1;
+        return 0;
+    }
+
+    /* Classic BPF on a listening socket sees the TCP header first: the flags are its byte 13. */
+    static int drop_new_handshakes_(int fd)
+    {
+        struct sock_filter code[] = {
+            BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+            BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),          /* SYN | ACK */
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),    /* SYN alone? */
+            BPF_STMT(BPF_RET | BPF_K, 0),                       /* dropped: the client's SYN is sent again, to our successor */
+            BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
+        };
+        struct sock_fprog program = { sizeof code / sizeof code[0], code };
+        return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+    }
+
+    static int set_child_subreaper_(void) { return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); }
+    static int set_parent_death_signal_(int number) { return prctl(PR_SET_PDEATHSIG, number, 0, 0, 0); }
+    """
+    int install_worker_signals(int wake_fd, int channel_fd, const char *notice, size_t size, unsigned int seconds) nogil
+    int drop_new_handshakes_(int fd) nogil
+    int set_child_subreaper_() nogil
+    int set_parent_death_signal_(int number) nogil
+    void arm_end(unsigned int seconds) nogil
+
+
+cdef int _check(int result) except -1:
+    if result != 0:
+        PyErr_SetFromErrno(OSError)
+    return 0
+
+
+def set_child_subreaper() -> None:
+    """Make orphans among this process's descendants its own children (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _check(set_child_subreaper_())
+
+
+def set_parent_death_signal(int number) -> None:
+    """Have the kernel send this process ``number`` when its parent ends. Check getppid() afterwards: the parent may be gone already."""
+    _check(set_parent_death_signal_(number))
+
+
+def guard_worker(int wake_fd, int channel_fd, bytes notice, unsigned int seconds) -> None:
+    """Install a worker's signal handlers, in C, so that they act even while the app is stuck in C code.
+
+    TERM: sends ``notice`` on ``channel_fd`` (so that the master starts a replacement at once), writes a byte to ``wake_fd``
+    (so that the worker's loop wakes) and lets SIGALRM end the process after ``seconds`` if it is still there.
+    QUIT: ends the process at once, with status 131. INT and HUP: nothing; the master alone decides.
+    """
+    _check(install_worker_signals(wake_fd, channel_fd, notice, <size_t>len(notice), seconds))
+
+
+def end_after(unsigned int seconds) -> None:
+    """Let SIGALRM end this process after ``seconds``, whatever it does; 0 takes that back."""
+    arm_end(seconds)
+
+
+def drop_new_handshakes(int fd) -> None:
+    """Drop every SYN that arrives for the TCP listener ``fd``; handshakes under way complete (socket(7), SO_ATTACH_FILTER)."""
+    _check(drop_new_handshakes_(fd))

@@ -1,0 +1,239 @@
+"""Listening sockets: bound once, by the master, and inherited by every generation of workers.
+
+Nobody ever calls shutdown() on one: that would end the queue that all processes share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+from pyserve import addresses
+from pyserve.errors import BindError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pyserve.addresses import Address
+
+SYN_RECEIVED = "03"  # the state's number in /proc/net/tcp
+
+
+class Listener:
+    """One listening socket and what the environ of its requests says of the server's side."""
+
+    def __init__(self, sock: socket.socket, *, inherited: bool) -> None:
+        self.socket = sock
+        self.inherited = inherited
+        self.path = ""
+        if sock.family == socket.AF_UNIX:
+            self.path = os.fsdecode(sock.getsockname())
+            self.server_name, self.server_port = "localhost", "80"
+        else:
+            host, port = sock.getsockname()[:2]
+            self.server_name, self.server_port = host, str(port)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    @property
+    def tcp(self) -> bool:
+        return self.socket.family in (socket.AF_INET, socket.AF_INET6)
+
+    @property
+    def owned_tcp(self) -> bool:
+        """Was it bound here, and does it make handshakes?"""
+        return self.tcp and not self.inherited
+
+    @property
+    def url(self) -> str:
+        if not self.tcp:
+            return f"unix:{self.path}"
+        host = f"[{self.server_name}]" if ":" in self.server_name else self.server_name
+        return f"http://{host}:{self.server_port}"
+
+    def describe(self) -> dict[str, str | bool]:
+        """What a worker needs to know beside the descriptor."""
+        return {
+            "url": self.url,
+            "server_name": self.server_name,
+            "server_port": self.server_port,
+            "inherited": self.inherited,
+        }
+
+    def close(self, *, unlink: bool) -> None:
+        """Close this process's descriptor; ``unlink`` removes the file of a unix socket that was made here."""
+        if unlink and self.path and not self.inherited:
+            with contextlib.suppress(OSError):  # removed already, or the directory is not ours any more
+                os.unlink(self.path)
+        self.socket.close()
+
+
+def open_all(
+    binds: Iterable[str], backlog: int, socket_mode: int, owner: tuple[int, int], activated: Sequence[int] = ()
+) -> list[Listener]:
+    """Listen on every address; sockets that systemd handed over (``activated``) replace ``binds``.
+
+    owner: (uid, gid) of the unix sockets' files, -1 to leave them. BindError names the address and, if it can be known,
+    the process that has it.
+    """
+    opened: list[Listener] = []
+    try:
+        if activated:
+            return [adopt(fd) for fd in activated]
+        for text in binds:
+            address = addresses.parse(text)
+            opened += [listen(address, backlog, socket_mode, owner)]
+        return opened
+    except BaseException:
+        for listener in opened:
+            listener.close(unlink=True)
+        raise
+
+
+def listen(address: Address, backlog: int, socket_mode: int, owner: tuple[int, int]) -> Listener:
+    if address.kind == "fd":
+        return adopt(address.fd)
+    if address.kind == "unix":
+        return _listen_unix(address.path, backlog, socket_mode, owner)
+    return _listen_tcp(address, backlog)
+
+
+def adopt(fd: int) -> Listener:
+    """Take over a listening socket that was inherited. It keeps the queue length that its maker chose."""
+    try:
+        sock = socket.socket(fileno=fd)
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise BindError(f"cannot listen on fd://{fd}: {error.strerror}; it must be an open socket") from None
+    if not listening or sock.type != socket.SOCK_STREAM:
+        sock.detach()
+        raise BindError(f"cannot listen on fd://{fd}: it is not a listening stream socket")
+    sock.setblocking(False)
+    os.set_inheritable(fd, False)
+    return Listener(sock, inherited=True)
+
+
+def _listen_tcp(address: Address, backlog: int) -> Listener:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BindError(f"cannot listen on {address}: the host is not known ({reason})") from None
+    family, _, _, _, where = found[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise BindError(_explain(address, error)) from None
+    sock.setblocking(False)
+    return Listener(sock, inherited=False)
+
+
+def _listen_unix(path: str, backlog: int, mode: int, owner: tuple[int, int]) -> Listener:
+    path = os.path.abspath(path)
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~mode)  # never, not for a moment, more open than asked for
+    try:
+        sock.bind(path)
+        os.chown(path, *owner)
+        os.chmod(path, mode)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise BindError(f"cannot listen on unix:{path}: {_lower(error)}") from None
+    finally:
+        os.umask(before)
+    sock.setblocking(False)
+    return Listener(sock, inherited=False)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a server that is gone; anything else there stays and is an error."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise BindError(f"cannot listen on unix:{path}: a file that is not a socket is there; remove or rename it")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BindError(f"cannot listen on unix:{path}: {_lower(error)}") from None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with contextlib.suppress(OSError):  # bind() says why, if it is still there
+                os.unlink(path)
+            return
+        except OSError:
+            pass  # EAGAIN: its queue is full, so somebody listens
+    raise BindError(f"cannot listen on unix:{path}: another process listens there")
+
+
+def _lower(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[0].lower() + text[1:]
+
+
+def _explain(address: Address, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        holder = holder_of(address.port) or "another process"
+        return f"cannot listen on {address}: the port is in use by {holder}; choose another with --bind"
+    if error.errno == errno.EACCES:
+        return f"cannot listen on {address}: not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"cannot listen on {address}: this machine has no such address"
+    return f"cannot listen on {address}: {_lower(error)}"
+
+
+# Reading /proc/net: who listens, and are handshakes under way?
+
+
+def _table(family: int) -> list[list[str]]:
+    try:
+        with open("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp") as table:
+            return [line.split() for line in table][1:]
+    except OSError:
+        return []
+
+
+def _local_port(row: list[str]) -> int:
+    return int(row[1].rpartition(":")[2], 16)
+
+
+def handshakes_under_way(listener: Listener) -> bool:
+    """Has the kernel half-open connections for this TCP listener?"""
+    port = int(listener.server_port)
+    rows = _table(socket.AF_INET) + _table(socket.AF_INET6)
+    return any(row[3] == SYN_RECEIVED and _local_port(row) == port for row in rows)
+
+
+def holder_of(port: int) -> str:
+    """``"nginx (pid 4711)"`` for the process that listens on a TCP port; empty if it cannot be known."""
+    rows = _table(socket.AF_INET) + _table(socket.AF_INET6)
+    inodes = {row[9] for row in rows if row[3] == "0A" and _local_port(row) == port}
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours to look into
+            if wanted.intersection(_descriptors(pid)):
+                with open(f"/proc/{pid}/comm") as comm:
+                    return f"{comm.read().strip()} (pid {pid})"
+    return ""
+
+
+def _descriptors(pid: str) -> list[str]:
+    links = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return links

@@ -1,0 +1,191 @@
+"""The error log: one os.write() per record, to a descriptor that outlives forks.
+
+    2026-11-21 05:11:32.123 +0000 info  master    listening on http://127.0.0.1:8000
+    2026-11-21 05:11:33.001 +0000 error worker 2 (pid 4711, gen 3)  GET /x: ...
+
+A record starts at the first column and nothing else does: further lines are indented, control characters are escaped,
+so that no client and no exception can forge one. Logging never raises and never waits: what cannot be written is
+counted, and the next record that gets through says how many were lost. A record longer than a pipe's atomic write
+(4096 bytes) may be mixed with others when the log is a pipe. Not the logging module: its import takes longer than
+all of ours, and its locks do not survive forks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyserve.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
+LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR, "critical": CRITICAL}
+
+INDENT = "    "
+COLOURS = {"debug": "2", "info": "32", "warn": "33", "error": "31", "crit": "1;31", "app": "36"}
+STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+LONGEST_PARTIAL = 64 * 1024
+
+# Every control character but newline and tab, of both the ASCII and the Latin-1 range, is shown by its code.
+ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def open_log(path: str, standard: int = 2) -> int:
+    """A descriptor to append records to; ``-`` is a duplicate of the standard stream given (1 or 2).
+
+    Raises ConfigError that names the path.
+    """
+    # Under systemd the standard streams are sockets, which cannot be opened by their names in /dev.
+    stream = standard if path == "-" else STANDARD_STREAMS.get(path)
+    try:
+        if stream is not None:
+            return os.dup(stream)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        name = f"standard stream {stream}" if path == "-" else path
+        raise ConfigError(f"cannot open the log {name}: {error.strerror}") from None
+
+
+class Log:
+    """Writes records of at least ``level`` ("debug" ... "critical") to ``fd`` in the name of a process."""
+
+    def __init__(self, fd: int, level: str, process_name: str) -> None:
+        self.fd = fd
+        self.threshold = LEVELS[level]
+        self.lost = 0  # records that could not be written since the last one that was
+        self._why_lost = ""
+        self._torn = False  # does an unfinished record stand at the end of the log?
+        self._colour = not os.environ.get("NO_COLOR") and os.isatty(fd)
+        self._second = -1
+        self._date = self._offset = ""
+        self.rename(process_name)
+
+    def rename(self, process_name: str) -> None:
+        """Speak for another process, as after a fork."""
+        self._name = f"{process_name:<8}"
+
+    def debug(self, text: str) -> None:
+        if self.threshold <= DEBUG:
+            self._record("debug", text)
+
+    def info(self, text: str) -> None:
+        if self.threshold <= INFO:
+            self._record("info", text)
+
+    def warning(self, text: str) -> None:
+        if self.threshold <= WARNING:
+            self._record("warn", text)
+
+    def error(self, text: str) -> None:
+        if self.threshold <= ERROR:
+            self._record("error", text)
+
+    def critical(self, text: str) -> None:
+        self._record("crit", text)
+
+    def app(self, text: str) -> None:
+        """A line that the application itself wrote (wsgi.errors); as important as an error."""
+        if self.threshold <= ERROR:
+            self._record("app", text)
+
+    def _record(self, word: str, text: str) -> None:
+        record = self._format(word, text)
+        lost = self.lost
+        if lost:
+            noun = "record was" if lost == 1 else "records were"
+            record = self._format("warn", f"{lost} {noun} lost before this one: {self._why_lost}") + record
+        if self._torn:
+            record = "\n" + record
+        if self._write(record.encode("utf-8", "backslashreplace")):
+            self.lost -= lost
+
+    def _format(self, word: str, text: str) -> str:
+        shown = f"{word:<5}"
+        if self._colour:
+            shown = f"\x1b[{COLOURS[word]}m{shown}\x1b[0m"
+        body = text.rstrip("\n").translate(ESCAPES)
+        if "\n" in body:
+            body = body.replace("\n", "\n" + INDENT)
+        return f"{self._stamp(time.time())} {shown} {self._name}  {body}\n"
+
+    def _stamp(self, now: float) -> str:
+        """Local time with its offset from UTC, to the millisecond."""
+        second = int(now)
+        if second != self._second:
+            local = time.localtime(second)
+            self._date, self._offset = time.strftime("%Y-%m-%d %H:%M:%S", local), time.strftime("%z", local)
+            self._second = second
+        return f"{self._date}.{int(now % 1 * 1000):03d} {self._offset}"
+
+    def _write(self, record: bytes) -> bool:
+        """Write all of a record. If that fails, remember it and say so with the next one."""
+        done = 0
+        try:
+            while done < len(record):  # a short write is a full disk or pipe, seldom: going on tells which
+                done += os.write(self.fd, record[done:] if done else record)
+        except OSError as error:
+            self.lost += 1
+            self._why_lost = error.strerror or str(error)
+            if done:
+                self._torn = record[done - 1] != 10
+            return False
+        self._torn = False
+        return True
+
+
+class ErrorStream:
+    """The file that an application gets as wsgi.errors: each complete line becomes one record.
+
+    A partial line waits for its end, for ``flush``, or until it is very long.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    name = "<wsgi.errors>"
+    mode = "w"
+    closed = False
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._partial = ""
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"wsgi.errors takes str, not {type(text).__name__}")
+        # Taken and cleared at once: another thread, or an exception raised by a signal, must not write it again.
+        whole, self._partial = self._partial + text, ""
+        *lines, rest = whole.split("\n")
+        for line in lines:
+            self._log.app(line.removesuffix("\r"))
+        self._partial = rest + self._partial
+        if len(self._partial) > LONGEST_PARTIAL:
+            self.flush()
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        partial, self._partial = self._partial, ""
+        if partial:
+            self._log.app(partial)
+
+    def isatty(self) -> bool:
+        return False
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        """The log's descriptor, for faulthandler and the like."""
+        return self._log.fd

@@ -1,0 +1,340 @@
+"""The master: owns the listeners, the scoreboard and all processes; never imports the app, never serves a request.
+
+One thread, one loop: wait, take signals, reap, press the late. What there should be is decided by ``rollout``, a pure
+function; the processes are ``population``'s; here the two are brought together.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+
+from pyserve import linux, listeners, rollout, zygotes
+from pyserve.accounts import ids_of
+from pyserve.children import explain
+from pyserve.errors import AppError, ConfigError, ExitCode, HookError, PyserveError
+from pyserve.logs import LogFiles
+from pyserve.notify import Notifier, listen_fds
+from pyserve.pidfile import Pidfile
+from pyserve.population import Population, count, send_config
+from pyserve.scoreboard import SLOTS, Scoreboard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyserve.config import Config
+
+TICK = 1.0  # seconds between looks at the scoreboard
+HANDSHAKE_TICK = 0.02  # the same while handshakes come to their end
+HANDSHAKE_GRACE = 1.0  # seconds that handshakes have which were under way when the shutdown began
+# What the master did once, at its start, and does not do again on a reload.
+FIXED = ("bind", "backlog", "socket_mode", "pidfile", "access_logfile", "error_logfile", "proc_name")
+
+
+def serve(config: Config, reload_config: Callable[[], Config]) -> int:
+    """Serve until told to stop; the exit code. PyserveError if it cannot begin."""
+    logs = LogFiles(config)
+    owner = ids_of(config.user, config.group)
+    activated = listen_fds(os.environ, os.getpid())
+    pidfile = Pidfile(config.pidfile) if config.pidfile else None
+    opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
+    try:
+        if pidfile:
+            pidfile.write()
+        return Master(config, reload_config, opened, logs).run()
+    finally:
+        for listener in opened:
+            listener.close(unlink=True)
+        if pidfile:
+            pidfile.remove()
+
+
+def check(config: Config) -> None:
+    """Load the app in a zygote, as serving would, and end it again. PyserveError says what is wrong."""
+    logs = LogFiles(config)
+    pid, channel = zygotes.start()
+    # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
+    send_config(channel, config, 0, "always", [], Scoreboard.create(), logs)
+    channel.socket.settimeout(config.boot_timeout)
+    try:
+        message = channel.receive()
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        raise AppError(f"the app did not load within boot_timeout ({config.boot_timeout:g} s)") from None
+    finally:
+        channel.close()
+        _, status = os.waitpid(pid, 0)
+    if message is None:
+        raise AppError(f"the process that loads the app {explain(status)}")
+    if message.kind == "LOAD_FAILED":
+        kinds: dict[str, type[PyserveError]] = {"app": AppError, "hook": HookError, "config": ConfigError}
+        raise kinds[message["kind"]](message["message"], message["details"])
+
+
+class Master:
+    def __init__(
+        self,
+        config: Config,
+        reload_config: Callable[[], Config],
+        opened: list[listeners.Listener],
+        logs: LogFiles,
+    ) -> None:
+        self.config = config
+        self.reload_config = reload_config
+        self.listeners = opened
+        self.logs = logs
+        self.log = logs.error
+        self.notifier = Notifier()
+        self.epoll = select.epoll()
+        self.population = Population(config, opened, logs, self.epoll, self.tell)
+        self.state = rollout.State(
+            target=config.workers, crash_window=config.crash_window, max_crashes=config.max_crashes
+        )
+        self.signals: list[int] = []
+        self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.exit_code = ExitCode.OK
+        self.stop_cause = ""
+        self.stop_deadline = 0.0
+        self.handshakes_until = 0.0  # not 0: stopping, but handshakes are still under way
+        self.reload_began = 0.0
+
+    # The loop.
+
+    def run(self) -> int:
+        self.start()
+        while not self.finished():
+            self.wait()
+            self.take_signals()
+            self.population.reap()
+            self.population.press()
+            self.finish_handshakes()
+            self.tell(rollout.Tick(time.monotonic()))
+            self.notifier.watchdog()
+        return self.end()
+
+    def start(self) -> None:
+        signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda number, _frame: self.signals.append(number))
+        self.epoll.register(self.wake, select.EPOLLIN)
+        linux.set_child_subreaper()
+        self.tell(rollout.Start())
+        # From here on the zygote is at work; what takes time here costs nothing.
+        from setproctitle import setproctitle
+
+        from pyserve import __version__
+
+        setproctitle(f"pyserve: master [{self.config.proc_name}]")
+        for text in self.config.warnings:
+            self.log.warning(text)
+        self.log.info(f"pyserve {__version__} on Python {sys.version.split()[0]}, pid {os.getpid()}")
+        for listener in self.listeners:
+            self.log.info(f"listening on {listener.url}{' (handed over)' if listener.inherited else ''}")
+
+    def wait(self) -> None:
+        """Sleep until something happens or somebody is late, and hear what the children say."""
+        now = time.monotonic()
+        soonest = self.population.soonest(now + (HANDSHAKE_TICK if self.handshakes_until else TICK))
+        if self.state.retry_at > now:
+            soonest = min(soonest, self.state.retry_at)
+        for fd, _ in self.epoll.poll(max(0.0, soonest - now)):
+            if fd == self.wake:
+                os.read(self.wake, 4096)
+            else:
+                self.population.hear(fd)
+        self.population.flush()
+
+    def finished(self) -> bool:
+        return self.state.phase == rollout.STOPPING and not self.population
+
+    def end(self) -> int:
+        if self.exit_code != ExitCode.OK:
+            return self.exit_code
+        cut = self.population.cut
+        if cut:
+            self.log.warning(f"stopped; {count(cut, 'request')} had to be cut")
+            return ExitCode.REQUESTS_CUT
+        self.log.info("stopped; every request was answered")
+        return ExitCode.OK
+
+    # Signals.
+
+    def take_signals(self) -> None:
+        while self.signals:
+            SIGNALS[self.signals.pop(0)](self)
+
+    def on_term(self) -> None:
+        self.stop("SIGTERM")
+
+    def on_int(self) -> None:
+        if self.stop_cause:
+            self.on_quit()
+        else:
+            self.stop("SIGINT")
+
+    def on_quit(self) -> None:
+        self.log.warning("fast shutdown: requests under way are cut")
+        self.begin_stop("SIGQUIT", 0.0)
+        self.stop_deadline = time.monotonic()
+        self.population.quit()
+        self.tell(rollout.Stop())
+
+    def on_hup(self) -> None:
+        if self.stop_cause:
+            return
+        try:
+            config = self.reload_config()
+        except PyserveError as error:
+            self.log.error(f"reload refused, nothing was changed: {error.message}\n{error.details}".rstrip())
+            return
+        for name in FIXED:
+            if getattr(config, name) != getattr(self.config, name):
+                self.log.warning(f"{name} has changed; it takes effect when pyserve is restarted")
+        self.config = self.population.config = config
+        self.logs.set_level(config.log_level)
+        self.notifier.reloading()
+        self.tell(rollout.Reload(config.workers))
+
+    def on_usr1(self) -> None:
+        self.logs.reopen()
+        self.population.reopen_logs()
+        self.log.info("log files reopened")
+
+    def on_ttin(self) -> None:
+        self.scale(+1)
+
+    def on_ttou(self) -> None:
+        self.scale(-1)
+
+    def on_chld(self) -> None:
+        """Nothing: the loop reaps each time it wakes."""
+
+    def scale(self, by: int) -> None:
+        before = self.state.target
+        if before + by > SLOTS // 2:
+            self.log.warning(f"{before} workers is the most there can be")
+            return
+        self.tell(rollout.Scale(by))
+        self.log.info(f"workers: {before} → {self.state.target}")
+
+    # Stopping.
+
+    def stop(self, cause: str) -> None:
+        """Begin the graceful shutdown; repeats change nothing. The deadline counts from here."""
+        if self.stop_cause:
+            return
+        graceful = self.config.graceful_timeout
+        self.log.info(f"stopping ({cause}): requests under way have {graceful:g} s")
+        self.begin_stop(cause, graceful)
+        for listener in self.listeners:
+            if listener.owned_tcp:
+                linux.drop_new_handshakes(listener.fileno())
+        self.handshakes_until = time.monotonic() + min(HANDSHAKE_GRACE, graceful)
+        self.finish_handshakes()
+
+    def begin_stop(self, cause: str, graceful: float) -> None:
+        self.stop_cause = self.stop_cause or cause
+        self.stop_deadline = time.monotonic() + graceful
+        self.handshakes_until = 0.0
+        self.population.stopping = True
+        self.notifier.stopping()
+
+    def finish_handshakes(self) -> None:
+        """Once no handshake is under way, or their time is over, drain everything."""
+        if not self.handshakes_until:
+            return
+        owned = [listener for listener in self.listeners if listener.owned_tcp]
+        if time.monotonic() < self.handshakes_until and any(map(listeners.handshakes_under_way, owned)):
+            return
+        self.handshakes_until = 0.0
+        self.tell(rollout.Stop())
+
+    # What the rollout asks for.
+
+    def tell(self, event: rollout.Event) -> None:
+        self.state, actions = rollout.step(self.state, event)
+        for action in actions:
+            ACTIONS[type(action)](self, action)
+
+    def do_start_zygote(self, action: rollout.StartZygote) -> None:
+        if action.generation > 1 and action.generation == self.state.next:
+            self.reload_began = time.monotonic()
+            self.log.info(f"reload: generation {action.generation} is being prepared")
+        self.population.start_zygote(action.generation, self.config.preload)
+
+    def do_stop_zygote(self, action: rollout.StopZygote) -> None:
+        self.population.stop_zygotes(action.generation)
+
+    def do_spawn(self, action: rollout.Spawn) -> None:
+        self.population.spawn(action.worker)
+
+    def do_go(self, action: rollout.Go) -> None:
+        self.population.go(action.id)
+
+    def do_drain(self, action: rollout.Drain) -> None:
+        deadline = self.stop_deadline or time.monotonic() + self.config.graceful_timeout
+        self.population.drain(action.id, self.stop_cause or action.cause, deadline, final=bool(self.stop_cause))
+
+    def do_committed(self, action: rollout.Committed) -> None:
+        workers = count(self.state.target, "worker")
+        if action.first:
+            self.log.info(f"ready: {workers}")
+        else:
+            seconds = time.monotonic() - self.reload_began
+            self.log.info(f"reload done: generation {action.generation} serves with {workers} ({seconds:.1f} s)")
+        self.notifier.ready(f"generation {action.generation}, {workers}")
+
+    def do_aborted(self, action: rollout.Aborted) -> None:
+        how = "rolled back" if action.rolled_back else "aborted, nothing was changed"
+        self.log.error(
+            f"reload {how}: generation {action.good} goes on serving. Generation {action.generation}: {action.reason}"
+        )
+        self.notifier.ready(f"generation {action.good}; the reload to generation {action.generation} failed")
+
+    def do_coalesced(self, _action: rollout.Coalesced) -> None:
+        self.log.info("reload: one is under way; another follows when it has ended")
+
+    def do_degraded(self, action: rollout.Degraded) -> None:
+        text = f"degraded: {action.crashes} crashes in {self.state.crash_window:g} s"
+        self.log.critical(f"{text}; workers are started again after {action.retry_in:.1f} s each time")
+        self.notifier.status(text)
+
+    def do_recovered(self, _action: rollout.Recovered) -> None:
+        self.log.info("no worker has crashed for a while: not degraded any more")
+        self.notifier.status(f"generation {self.state.good}, {count(self.state.target, 'worker')}")
+
+    def do_give_up(self, action: rollout.GiveUp) -> None:
+        self.begin_stop("the app did not start", 0.0)
+        self.exit_code = self.population.failure[0]
+        self.log.critical(f"not started: {action.reason}")
+
+
+SIGNALS: dict[int, Callable[[Master], None]] = {
+    signal.SIGTERM: Master.on_term,
+    signal.SIGINT: Master.on_int,
+    signal.SIGQUIT: Master.on_quit,
+    signal.SIGHUP: Master.on_hup,
+    signal.SIGUSR1: Master.on_usr1,
+    signal.SIGTTIN: Master.on_ttin,
+    signal.SIGTTOU: Master.on_ttou,
+    signal.SIGCHLD: Master.on_chld,
+}
+
+ACTIONS: dict[type, Callable[[Master, Any], None]] = {
+    rollout.StartZygote: Master.do_start_zygote,
+    rollout.StopZygote: Master.do_stop_zygote,
+    rollout.Spawn: Master.do_spawn,
+    rollout.Go: Master.do_go,
+    rollout.Drain: Master.do_drain,
+    rollout.Committed: Master.do_committed,
+    rollout.Aborted: Master.do_aborted,
+    rollout.Coalesced: Master.do_coalesced,
+    rollout.Degraded: Master.do_degraded,
+    rollout.Recovered: Master.do_recovered,
+    rollout.GiveUp: Master.do_give_up,
+}

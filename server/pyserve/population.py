@@ -1,0 +1,384 @@
+"""The population: every child process there is, how it is started, heard, pressed and buried.
+
+What happens here is told to the rollout (``tell``); what the rollout wants is asked of the methods. Kernel facts
+outrank messages: a child has ended when waitpid says so, or when its channel has ended before it could say its pid.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+
+from pyserve import rollout, zygotes
+from pyserve.channel import Channel, ProtocolError
+from pyserve.children import DUMPED, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote, explain
+from pyserve.errors import AppError, ConfigError, ExitCode, HookError
+from pyserve.scoreboard import SLOTS, Scoreboard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pyserve.channel import Message
+    from pyserve.children import Child
+    from pyserve.config import Config
+    from pyserve.listeners import Listener
+    from pyserve.logs import LogFiles
+
+FAILURE_CODES = {"app": AppError.exit_code, "hook": HookError.exit_code, "config": ConfigError.exit_code}
+UNCLAIMED_LIMIT = 256
+
+
+def count(number: int, noun: str) -> str:
+    """``"1 worker"``, ``"4 workers"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def send_config(
+    channel: Channel,
+    config: Config,
+    generation: int,
+    preload: str,
+    opened: Iterable[Listener],
+    scoreboard: Scoreboard,
+    logs: LogFiles,
+) -> None:
+    opened = list(opened)
+    channel.send(
+        "CONFIG",
+        fds=[scoreboard.fd, *logs.fds, *(listener.fileno() for listener in opened)],
+        generation=generation,
+        master=os.getpid(),
+        config=config.values(),
+        preload=preload,
+        listeners=[listener.describe() for listener in opened],
+    )
+
+
+class Population:
+    """All zygotes and workers. ``config`` is what the next of them get; ``failure``: the last (exit code, reason)."""
+
+    def __init__(
+        self,
+        config: Config,
+        listeners: list[Listener],
+        logs: LogFiles,
+        epoll: select.epoll,
+        tell: Callable[[rollout.Event], None],
+    ) -> None:
+        self.config = config
+        self.listeners = listeners
+        self.logs = logs
+        self.log = logs.error
+        self.epoll = epoll
+        self.tell = tell
+        self.scoreboard = Scoreboard.create()
+        self.workers: dict[int, WorkerProcess] = {}  # by rollout's id
+        self.zygotes: list[Zygote] = []
+        self.by_fd: dict[int, Child] = {}
+        self.unclaimed: dict[int, int] = {}  # statuses of children that have not said HELLO
+        self.failure: tuple[int, str] = (ExitCode.APP, "")
+        self.stopping = False  # from here on, requests that are cut count
+        self.cut = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.workers or self.zygotes)
+
+    def children(self) -> list[WorkerProcess | Zygote]:
+        return [*self.workers.values(), *self.zygotes]
+
+    # Starting.
+
+    def start_zygote(self, generation: int, preload: str) -> None:
+        try:
+            pid, channel = zygotes.start()
+        except OSError as error:
+            reason = f"{sys.executable} cannot be started: {error.strerror}"
+            self.log.error(f"generation {generation}: {reason}")
+            self.failure = (ExitCode.INTERNAL, reason)
+            self.tell(rollout.LoadFailed(generation, reason, time.monotonic()))
+            return
+        zygote = Zygote(generation, self.config, preload, channel, pid)
+        send_config(channel, self.config, generation, preload, self.listeners, self.scoreboard, self.logs)
+        timeout = self.config.boot_timeout
+        zygote.pressure = Pressure.boot(
+            time.monotonic(), timeout, f"the app did not load within boot_timeout ({timeout:g} s)"
+        )
+        self.zygotes.append(zygote)
+        self.watch_channel(zygote)
+
+    def watch_channel(self, child: Child) -> None:
+        self.by_fd[child.channel.fileno()] = child
+        self.epoll.register(child.channel.fileno(), select.EPOLLIN)
+
+    def stop_zygotes(self, generation: int) -> None:
+        for zygote in self.zygotes:
+            if zygote.generation == generation:
+                self.stop_zygote(zygote)
+
+    def stop_zygote(self, zygote: Zygote) -> None:
+        """End it hard: it has nothing to finish, and while it imports the app it would not hear a softer word."""
+        zygote.stopping = True
+        zygote.signal(signal.SIGKILL)
+
+    def spawn(self, worker: rollout.Worker) -> None:
+        zygote = next(z for z in self.zygotes if z.generation == worker.generation and not z.stopping)
+        taken = {process.slot_index for process in self.workers.values()}
+        index = next(i for i in range(SLOTS) if i not in taken)
+        slot = self.scoreboard.slot(index)
+        slot.clear()
+        channel, theirs = Channel.pair()
+        process = WorkerProcess(worker, channel, index, slot)
+        timeout = self.config.boot_timeout
+        process.pressure = Pressure.boot(
+            time.monotonic(), timeout, f"it was not ready within boot_timeout ({timeout:g} s)"
+        )
+        self.workers[worker.id] = process
+        self.watch_channel(process)
+        zygote.channel.send("SPAWN", fds=[theirs.fileno()], id=worker.id, number=worker.number, slot=index)
+        theirs.close()
+
+    # Asking.
+
+    def go(self, worker_id: int) -> None:
+        process = self.workers[worker_id]
+        process.worker = process.worker._replace(state=rollout.SERVING)
+        process.channel.send("GO")
+        self.log.info(f"{process.name} is serving")
+
+    def drain(self, worker_id: int, cause: str, deadline: float, *, final: bool) -> None:
+        """Have a worker finish what it has begun and leave; ``final``: it also takes what is left in the queues."""
+        process = self.workers[worker_id]
+        process.worker = process.worker._replace(state=rollout.DRAINING)
+        if process.leaving:
+            return
+        process.leaving = cause
+        process.channel.send("DRAIN", cause=cause, deadline=deadline, final=final)
+        self.press_drain(process, deadline)
+        self.log.debug(f"{process.name} drains ({cause})")
+
+    def quit(self) -> None:
+        """End every worker now."""
+        for process in self.workers.values():
+            process.killed_because = "fast shutdown"
+            process.signal(signal.SIGKILL if process.worker.state == rollout.BOOTING else signal.SIGQUIT)
+
+    def reopen_logs(self) -> None:
+        for child in self.children():
+            child.channel.send("REOPEN", fds=self.logs.fds)
+
+    def flush(self) -> None:
+        """Send what channels could not take before."""
+        for child in self.children():
+            if child.channel.outbox:
+                child.channel.flush()
+
+    def soonest(self, latest: float) -> float:
+        """When the next child is late, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
+        pressed = (child.pressure.next for child in self.children() if child.pressure)
+        return min(latest, *pressed, *map(self.late_at, self.workers.values()))
+
+    # Hearing.
+
+    def hear(self, fd: int) -> None:
+        if fd in self.by_fd:
+            self.read(self.by_fd[fd])
+
+    def read(self, child: Child) -> None:
+        """Take what a child has said; at the end of its channel, wait for the kernel to say how it ended."""
+        while not child.at_end_of_file:
+            try:
+                message = child.channel.receive()
+            except BlockingIOError:
+                return
+            except ProtocolError as error:
+                self.log.error(f"BUG: {error}")
+                continue
+            if message is None:
+                child.at_end_of_file = True
+                self.forget_channel(child)
+                if isinstance(child, WorkerProcess) and not child.pid:
+                    self.worker_ended(child)
+                return
+            message.close()  # children send no descriptors
+            if isinstance(child, Zygote):
+                self.on_zygote(child, message)
+            elif isinstance(child, WorkerProcess):
+                self.on_worker(child, message)
+
+    def forget_channel(self, child: Child) -> None:
+        fd = child.channel.fileno()
+        if self.by_fd.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
+    def on_zygote(self, zygote: Zygote, message: Message) -> None:
+        generation = zygote.generation
+        if message.kind == "LOADED":
+            zygote.loaded = True
+            zygote.pressure = None
+            self.log.info(f"generation {generation}: loaded {message['description']} in {message['seconds']:.2f} s")
+            self.tell(rollout.Loaded(generation))
+        elif message.kind == "LOAD_FAILED":
+            self.fail(message, f"generation {generation}: ")
+            zygote.stopping = True
+            self.tell(rollout.LoadFailed(generation, message["message"], time.monotonic()))
+        elif message.kind == "UNSAFE":
+            self.log.warning(
+                f"generation {generation}: not preloaded, each worker imports the app for itself: "
+                f"the import {message['reasons']}; set preload to always or never to decide it"
+            )
+            zygote.stopping = True
+            self.stop_zygote(zygote)
+            self.start_zygote(generation, preload="never")
+        elif message.kind == "SPAWN_FAILED":
+            worker = self.workers.get(message["id"])
+            if worker:
+                worker.boot_failure = message["message"]
+                self.fail(message, f"{worker.name} could not be forked: ")
+
+    def on_worker(self, process: WorkerProcess, message: Message) -> None:
+        if message.kind == "HELLO":
+            self.on_hello(process, message["pid"])
+        elif message.kind == "READY":
+            process.pressure = None
+            self.tell(rollout.WorkerReady(process.worker.id))
+        elif message.kind == "BOOT_FAILED":
+            process.boot_failure = message["message"]
+            self.fail(message, f"{process.name} could not start: ")
+        elif message.kind == "LEAVING":
+            if not process.leaving:
+                process.leaving = message["cause"]
+                self.log.info(f"{process.name} was told to stop ({message['cause']}); a replacement starts")
+                self.press_drain(process, time.monotonic() + self.config.graceful_timeout)
+                self.tell(rollout.WorkerLeaving(process.worker.id))
+        elif message.kind == "BYE":
+            process.cut += message["cut"]
+
+    def on_hello(self, process: WorkerProcess, pid: int) -> None:
+        """Believe a worker's pid only if the kernel says that it is our child: signals will go there."""
+        if pid in self.unclaimed:
+            process.pid = pid
+            process.status = self.unclaimed.pop(pid)
+            self.worker_ended(process)
+            return
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            self.log.error(f"BUG: a worker says that its pid is {pid}, which is not a child of the master")
+            return
+        process.pid = pid
+
+    def fail(self, message: Message, prefix: str) -> None:
+        self.failure = (FAILURE_CODES[message["kind"]], message["message"])
+        self.log.error(f"{prefix}{message['message']}\n{message['details']}".rstrip())
+
+    # Ending.
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = next((child for child in self.children() if child.pid == pid), None)
+            if child is None:
+                self.unclaimed[pid] = status
+                if len(self.unclaimed) > UNCLAIMED_LIMIT:
+                    del self.unclaimed[next(iter(self.unclaimed))]
+                continue
+            self.read(child)  # its last words
+            child.status = status
+            if isinstance(child, Zygote):
+                self.zygote_ended(child)
+            elif isinstance(child, WorkerProcess):
+                self.worker_ended(child)
+
+    def zygote_ended(self, zygote: Zygote) -> None:
+        self.zygotes.remove(zygote)
+        self.forget_channel(zygote)
+        zygote.channel.close()
+        for process in [p for p in self.workers.values() if not p.pid and p.worker.generation == zygote.generation]:
+            self.read(process)  # it was being forked: either it says HELLO or its channel ends
+        if zygote.stopping:
+            return
+        ended = explain(zygote.status, zygote.killed_because)
+        self.log.error(f"{zygote.name} {ended}")
+        now = time.monotonic()
+        if zygote.loaded:
+            self.tell(rollout.ZygoteGone(zygote.generation, now))
+        else:
+            reason = f"the process that loads the app {ended}"
+            self.failure = (ExitCode.APP, reason)
+            self.tell(rollout.LoadFailed(zygote.generation, reason, now))
+
+    def worker_ended(self, process: WorkerProcess) -> None:
+        if self.workers.pop(process.worker.id, None) is None:
+            return
+        self.forget_channel(process)
+        process.channel.close()
+        ended = explain(process.status, process.killed_because)
+        clean = process.status == 0 and process.leaving
+        if not clean:
+            self.count_cut(process)
+        if self.stopping:
+            self.cut += process.cut
+        process.slot.clear()
+        if clean:
+            self.log.info(f"{process.name} has left ({process.leaving})")
+        elif process.killed_because != "fast shutdown":
+            level = self.log.info if process.boot_failure else self.log.error
+            cut = f"; {count(process.cut, 'request')} cut" if process.cut else ""
+            level(f"{process.name} {ended}{cut}")
+        self.tell(rollout.WorkerGone(process.worker.id, process.boot_failure or f"a worker {ended}", time.monotonic()))
+
+    def count_cut(self, process: WorkerProcess) -> None:
+        process.cut = max(process.cut, process.slot.get("active"))
+
+    # Pressing.
+
+    def press(self) -> None:
+        now = time.monotonic()
+        for process in list(self.workers.values()):
+            self.watch_request(process, now)
+        for child in self.children():
+            step = child.pressure.due(now) if child.pressure else None
+            if step is None or child.pressure is None:
+                continue
+            why = child.pressure.why
+            if step == INTERRUPTED:
+                self.log.warning(f"{child.name}: {why}; it is interrupted")
+            elif step == DUMPED:
+                self.log.error(f"{child.name}: {why}; the stacks of its threads follow, then it is killed")
+            child.press(step, why)
+            if step == KILLED and isinstance(child, WorkerProcess) and not child.pid:
+                self.worker_ended(child)  # it never said who it is; without its channel it ends by itself
+
+    def watch_request(self, process: WorkerProcess, now: float) -> None:
+        """Press the worker whose request has been in the app for longer than ``timeout``."""
+        began = process.slot.get("request_start")
+        if process.pressed_request and began != process.pressed_request:
+            process.pressed_request = 0
+            if not process.leaving:
+                process.pressure = None
+        if now >= self.late_at(process):
+            process.pressed_request = began
+            elapsed = now - began / 1e9
+            line = process.slot.request_line
+            why = f"{line} has run for {elapsed:.1f} s (timeout is {self.config.timeout:g} s)"
+            process.pressure = Pressure.request(now, why)
+
+    def late_at(self, process: WorkerProcess) -> float:
+        """When the request that the worker runs will have run for too long; infinity if there is none to watch."""
+        began = process.slot.get("request_start")
+        if not began or not self.config.timeout or process.leaving or process.pressed_request:
+            return float("inf")
+        return began / 1e9 + self.config.timeout
+
+    def press_drain(self, process: WorkerProcess, deadline: float) -> None:
+        process.pressure = Pressure.drain(deadline, self.config.hook_timeout)
+        process.pressed_request = 0

@@ -1,0 +1,90 @@
+"""The scoreboard: one map shared by master and workers, a slot for every worker process.
+
+Workers write into their own slot with plain stores (in native code, see scoreboard.h, which has the same table); the
+master reads. No message and no lock is spent on a request.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+SLOT_SIZE = 1024
+SLOTS = 1024
+LATENCY_BUCKETS = 24
+REQUEST_LINE = 384
+WORD = 8
+
+# A worker's states, as the number in its slot says them; worker.py has their transitions.
+STATES = ("free", "booting", "ready", "serving", "draining", "exited")
+
+# The words of a slot in order: (name, how many). Times are CLOCK_MONOTONIC nanoseconds, sizes are bytes.
+FIELDS = (
+    ("pid", 1),
+    ("generation", 1),
+    ("number", 1),
+    ("state", 1),
+    ("heartbeat", 1),
+    ("request_start", 1),
+    ("active", 1),
+    ("connections", 1),
+    ("requests", 1),
+    ("bytes_in", 1),
+    ("bytes_out", 1),
+    ("status", 5),
+    ("cut", 1),
+    ("rss", 1),
+    ("latency_sum", 1),
+    ("latency", LATENCY_BUCKETS),
+    ("request_line_length", 1),
+)
+OFFSETS: dict[str, int] = {}
+_offset = 0
+for _name, _count in FIELDS:
+    OFFSETS[_name] = _offset
+    _offset += _count * WORD
+OFFSETS["request_line"] = _offset
+
+
+class Slot:
+    """One worker's place: ``slot.get("active")``, ``slot.set("state", 3)``."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+
+    def get(self, name: str, index: int = 0) -> int:
+        value: int = struct.unpack_from("=Q", self.memory, OFFSETS[name] + index * WORD)[0]
+        return value
+
+    def set(self, name: str, value: int, index: int = 0) -> None:
+        struct.pack_into("=Q", self.memory, OFFSETS[name] + index * WORD, value)
+
+    @property
+    def request_line(self) -> str:
+        """The line of the request that is (or was last) in the app: ``"GET /path"``; the client's bytes, as Latin-1."""
+        length = min(self.get("request_line_length"), REQUEST_LINE)
+        start = OFFSETS["request_line"]
+        return bytes(self.memory[start : start + length]).decode("latin-1")
+
+    def clear(self) -> None:
+        self.memory[:] = bytes(SLOT_SIZE)
+
+
+class Scoreboard:
+    """The shared map. The master creates it and hands its descriptor on; slots that nobody touched use no memory."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.map = mmap.mmap(fd, SLOT_SIZE * SLOTS)
+
+    @classmethod
+    def create(cls) -> Scoreboard:
+        fd = os.memfd_create("pyserve-scoreboard", os.MFD_CLOEXEC)
+        os.ftruncate(fd, SLOT_SIZE * SLOTS)
+        return cls(fd)
+
+    def slot(self, index: int) -> Slot:
+        if not 0 <= index < SLOTS:
+            raise IndexError(f"slot {index} of {SLOTS}")
+        return Slot(memoryview(self.map)[index * SLOT_SIZE : (index + 1) * SLOT_SIZE])

@@ -1,0 +1,271 @@
+"""The settings: one table from which everything else derives.
+
+Command line options, ``PYSERVE_*`` variables, keys of pyserve.toml, validation, ``--help``, ``--print-config`` and
+docs/settings.md are all made from SETTINGS. To add a setting, add a row here and its attribute to ``config.Config``.
+
+A row's help says what the setting does, in which unit, and when to change it. Options are spelled as in gunicorn; the
+first long one is the name that messages use.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+from pyserve.kinds import (
+    Account,
+    Bind,
+    Choice,
+    Kind,
+    LogFile,
+    Many,
+    Mode,
+    Networks,
+    Optional,
+    Path,
+    Seconds,
+    Size,
+    Variables,
+    Whole,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+
+    class _Row(NamedTuple):
+        name: str
+        section: str
+        flags: tuple[str, ...]
+        kind: Kind
+        default: Any
+        help: str
+        default_text: str = ""
+        platform: tuple[str, str] | None = None
+        variable: bool = True
+else:
+    _Row = namedtuple(
+        "_Row",
+        "name section flags kind default help default_text platform variable",
+        defaults=("", None, True),
+    )
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MOST_WORKERS = 512  # slots of the scoreboard
+
+
+class Setting(_Row):
+    """One row of the table.
+
+    name: TOML key and attribute of Config; flags: options of the command line (none: the positional argument);
+    default: its value, None if it is found at start; default_text: how help describes such a default;
+    platform: a variable that hosting platforms set, with the text it stands for, used when nobody says otherwise;
+    variable: is there a PYSERVE_* variable?
+    """
+
+    __slots__ = ()
+
+    @property
+    def flag(self) -> str:
+        """The option's full name."""
+        return next((flag for flag in self.flags if flag.startswith("--")), self.name.upper())
+
+    @property
+    def variable_name(self) -> str:
+        """The environment variable, or an empty text if there is none."""
+        return f"PYSERVE_{self.name.upper()}" if self.variable else ""
+
+    @property
+    def default_shown(self) -> str:
+        return self.default_text or self.kind.show(self.default)
+
+
+SETTINGS = (
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "app", "Application", (), Optional(Kind()), None,
+        'The application: MODULE:ATTRIBUTE, MODULE alone (its "app", "application" or "wsgi"), or a factory that is '
+        'called once, as in \'shop:create_app("prod")\'.',
+    ),
+    Setting(
+        "chdir", "Application", ("--chdir",), Optional(Path()), None,
+        "Working directory of the application, and where other relative paths start. It is looked up again for each "
+        "reload, so it may be a symbolic link to the current release.",
+        default_text="where pyserve was started",
+    ),
+    Setting(
+        "pythonpath", "Application", ("--pythonpath",), Many(Path(), empty=True), [],
+        "Directories to import from before all others, with commas between. The working directory is always there.",
+    ),
+    Setting(
+        "env", "Application", ("-e", "--env"), Variables(), [],
+        "Set a variable in the application's environment; repeat for more. In TOML, a table does as well.",
+        variable=False,
+    ),
+    Setting(
+        "preload", "Application", ("--preload",), Choice(("auto", "always", "never"), yes="always", no="never"), "auto",
+        "Import the application once and fork the workers from it, so that they share its memory and start at once. "
+        "auto does so unless the import started threads or opened connections, which must not be shared.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "bind", "Sockets", ("-b", "--bind"), Many(Bind()), ["127.0.0.1:8000"],
+        "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (all interfaces), unix:PATH, or fd://N for a socket "
+        "handed over by whoever started pyserve; repeat for more.",
+        platform=("PORT", "0.0.0.0:{}"),
+    ),
+    Setting(
+        "backlog", "Sockets", ("--backlog",), Whole(1, 65535), 2048,
+        "Connections that may wait in the kernel for a worker. The kernel caps it at net.core.somaxconn.",
+    ),
+    Setting(
+        "socket_mode", "Sockets", ("--socket-mode",), Mode(), 0o660,
+        "Permissions of the unix sockets that pyserve makes, octal.",
+    ),
+    Setting(
+        "forwarded_allow_ips", "Sockets", ("--forwarded-allow-ips",), Networks(), "127.0.0.1,::1",
+        "Proxies whose X-Forwarded-* headers are believed: addresses and networks with commas between, or *. Clients "
+        "of a unix socket always are. Change it when the proxy is another machine.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "workers", "Processes", ("-w", "--workers"), Whole(1, MOST_WORKERS), None,
+        "Worker processes, each running one request at a time under the sync class. Raise it when requests wait for "
+        "databases or other services.",
+        default_text="the CPUs this process may use",
+        platform=("WEB_CONCURRENCY", "{}"),
+    ),
+    Setting(
+        "worker_class", "Processes", ("-k", "--worker-class"), Kind(), "sync",
+        "How a worker runs requests. sync: one at a time.",
+    ),
+    Setting(
+        "user", "Processes", ("-u", "--user"), Optional(Account("user")), None,
+        "Run the workers as this user (name or number). Only root can.",
+    ),
+    Setting(
+        "group", "Processes", ("-g", "--group"), Optional(Account("group")), None,
+        "Run the workers as this group (name or number). Only root can.",
+    ),
+    Setting(
+        "umask", "Processes", ("-m", "--umask"), Optional(Mode()), None,
+        "Permission bits, octal, that files made by the application do not get.",
+        default_text="inherited",
+    ),
+    Setting(
+        "pidfile", "Processes", ("-p", "--pid"), Optional(Path()), None,
+        "File to write the master's process id to. Not needed under systemd or in a container.",
+    ),
+    Setting(
+        "proc_name", "Processes", ("-n", "--name"), Optional(Kind()), None,
+        "Name in the titles of the processes, to tell several servers apart in ps and top.",
+        default_text="the application",
+    ),
+    Setting(
+        "max_crashes", "Processes", ("--max-crashes",), Whole(1, 1000), 5,
+        "Worker deaths within crash_window after which the service counts as broken.",
+    ),
+    Setting(
+        "crash_window", "Processes", ("--crash-window",), Seconds(), 60.0,
+        "The span, in seconds, in which max_crashes are counted.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "timeout", "Timeouts", ("-t", "--timeout"), Seconds(zero=True), 30.0,
+        "Seconds that one request may spend in the application; then it gets a 504 and its stack is logged. 0: no "
+        "limit. Raise it for slow reports and uploads to elsewhere.",
+    ),
+    Setting(
+        "graceful_timeout", "Timeouts", ("--graceful-timeout",), Seconds(), 30.0,
+        "Seconds that running requests get to finish when pyserve stops or a worker is replaced; what still runs "
+        "then is cut. Stay below the patience of whatever stops pyserve.",
+    ),
+    Setting(
+        "boot_timeout", "Timeouts", ("--boot-timeout",), Seconds(), 60.0,
+        "Seconds for importing the application and for a worker to become ready. Raise it for huge imports.",
+    ),
+    Setting(
+        "header_timeout", "Timeouts", ("--header-timeout",), Seconds(), 10.0,
+        "Seconds in which the head of a request must have arrived in full.",
+    ),
+    Setting(
+        "body_timeout", "Timeouts", ("--body-timeout",), Seconds(), 30.0,
+        "Seconds without a byte of the request's body after which the client is given up.",
+    ),
+    Setting(
+        "write_timeout", "Timeouts", ("--write-timeout",), Seconds(), 30.0,
+        "Seconds without the client taking a byte of the response after which it is given up.",
+    ),
+    Setting(
+        "keep_alive", "Timeouts", ("--keep-alive",), Seconds(zero=True), 75.0,
+        "Seconds that a connection may idle between requests. 0: close after each response. Keep it longer than the "
+        "load balancer's own (usually 60), so that the balancer is the one who closes.",
+    ),
+    Setting(
+        "keepalive_linger", "Timeouts", ("--keepalive-linger",), Seconds(zero=True), 5.0,
+        "Seconds that idle connections stay open when a worker leaves, to answer a request already on its way.",
+    ),
+    Setting(
+        "hook_timeout", "Timeouts", ("--hook-timeout",), Seconds(), 5.0,
+        "Seconds that the application's shutdown hooks get after the requests have ended.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "limit_request_line", "Limits", ("--limit-request-line",), Size(64, MIB), 8190,
+        "Longest request line, in bytes (414 above). Raise it for very long query strings.",
+    ),
+    Setting(
+        "limit_request_fields", "Limits", ("--limit-request-fields",), Whole(1, 256), 100,
+        "Most header fields in a request (431 above).",
+    ),
+    Setting(
+        "limit_request_field_size", "Limits", ("--limit-request-field-size", "--limit-request-field_size"),
+        Size(64, MIB), 8190,
+        "Longest header field, in bytes (431 above). Raise it for large cookies or tokens.",
+    ),
+    Setting(
+        "limit_request_head", "Limits", ("--limit-request-head",), Size(256, MIB), 64 * KIB,
+        "Longest request line and header fields together, in bytes (431 above).",
+    ),
+    Setting(
+        "limit_request_body", "Limits", ("--limit-request-body",), Size(0), GIB,
+        "Longest request body, in bytes (413 above). 0: no limit. Lower it where uploads are small.",
+    ),
+    Setting(
+        "body_buffer", "Limits", ("--body-buffer",), Size(4 * KIB, GIB), MIB,
+        "Request bodies up to this many bytes are held in memory, longer ones in a temporary file.",
+    ),
+    Setting(
+        "response_buffer", "Limits", ("--response-buffer",), Size(16 * KIB, GIB), MIB,
+        "Bytes of a response that wait in memory for a slow client; more go to a temporary file.",
+    ),
+    Setting(
+        "response_spool", "Limits", ("--response-spool",), Size(16 * KIB), 64 * MIB,
+        "Bytes of a response that may wait for a slow client in all; from then on the application waits too.",
+    ),
+    Setting(
+        "spool_dir", "Limits", ("--spool-dir", "--worker-tmp-dir"), Optional(Path()), None,
+        "Directory of the temporary files. Choose one that is on a disk, not in memory, if bodies are large.",
+        default_text="$TMPDIR or /tmp",
+        platform=("TMPDIR", "{}"),
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "access_logfile", "Logging", ("--access-logfile",), Optional(LogFile()), None,
+        "File for one line per request; - is standard output. None is written unless this is set.",
+    ),
+    Setting(
+        "access_logformat", "Logging", ("--access-logformat",), Kind(), "combined",
+        "Format of the access log: combined, json, or a format of your own, such as '%(h)s \"%(r)s\" %(s)s %(D)s'.",
+    ),
+    Setting(
+        "error_logfile", "Logging", ("--error-logfile", "--log-file"), LogFile(), "-",
+        "File for everything that pyserve has to say; - is standard error.",
+    ),
+    Setting(
+        "log_level", "Logging", ("--log-level",), Choice(("debug", "info", "warning", "error", "critical")), "info",
+        "The least important messages that are still logged.",
+    ),
+)  # fmt: skip
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))

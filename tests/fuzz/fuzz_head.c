@@ -1,0 +1,91 @@
+/* libFuzzer target: any bytes as a request head. The answer must not depend on how they arrive, nothing may be read beyond
+ * them (each piece has an allocation of its exact size, for AddressSanitizer), and an accepted head must be as promised. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "h1_grammar.h"
+#include "http1.h"
+
+#define CHECK(condition) ((condition) ? (void)0 : abort())
+
+/* One call with the beginning of the data, in memory of just that size. */
+static int32_t feed(h1_head *head, const uint8_t *data, size_t length, const h1_limits *limits) {
+    uint8_t *copy = malloc(length ? length : 1);
+    CHECK(copy);
+    memcpy(copy, data, length);
+    const int32_t answer = h1_parse_head(head, copy, length, limits);
+    free(copy);
+    return answer;
+}
+
+static void check_same(const h1_head *one, const h1_head *other) {
+    CHECK(one->error == other->error && one->phase == other->phase && one->position == other->position);
+    if (one->error || one->phase < H1_PHASE_FIELDS)
+        return; /* what was understood of a faulty head or an unfinished request line is nobody's business */
+    CHECK(!memcmp(one, other, offsetof(h1_head, fields)));
+    CHECK(!memcmp(one->fields, other->fields, one->field_count * sizeof one->fields[0]));
+}
+
+static void check_span(h1_span span, uint32_t end, const uint8_t *data, uint8_t class) {
+    CHECK(span.offset <= end && span.length <= end - span.offset);
+    for (uint32_t i = 0; i < span.length; i++)
+        CHECK(h1_class[data[span.offset + i]] & class);
+}
+
+/* What http1.h promises about a complete head. */
+static void check_head(const h1_head *head, const uint8_t *data, uint32_t end) {
+    CHECK(end >= 4 && !memcmp(data + end - 4, "\r\n\r\n", 4));
+    CHECK(head->method.length && head->method.length <= H1_MAX_METHOD);
+    check_span(head->method, end, data, H1_TCHAR);
+    check_span(head->target, end, data, H1_VALUE);
+    check_span(head->path, end, data, H1_VALUE);
+    check_span(head->query, end, data, H1_VALUE);
+    check_span(head->host, end, data, H1_AUTHORITY);
+    CHECK(head->host.length || head->minor_version == 0);
+    CHECK(!(head->chunked && head->has_content_length));
+    CHECK(head->content_length <= INT64_MAX);
+    CHECK(head->field_count <= H1_MAX_FIELDS);
+    for (uint32_t i = 0; i < head->field_count; i++) {
+        const h1_field *field = &head->fields[i];
+        CHECK(field->name.length);
+        check_span(field->name, end, data, H1_TCHAR);
+        check_span(field->value, end, data, H1_VALUE);
+        CHECK(field->known == H1_UNKNOWN || field->known < H1_KNOWN_FIELDS);
+    }
+}
+
+static void check_limits(const uint8_t *data, size_t size, const h1_limits *limits) {
+    static h1_head whole, halves, bytes;
+    h1_head_init(&whole);
+    h1_head_init(&halves);
+    h1_head_init(&bytes);
+    const int32_t answer = feed(&whole, data, size, limits);
+    CHECK(answer <= 0 || (size_t)answer <= size);
+    CHECK(answer >= 0 || h1_error_name(answer));
+    if (answer > 0)
+        check_head(&whole, data, (uint32_t)answer);
+
+    /* in two: where, the data decides */
+    feed(&halves, data, size ? (size * 7 + data[size / 2]) % size : 0, limits);
+    CHECK(feed(&halves, data, size, limits) == answer);
+    check_same(&whole, &halves);
+
+    /* byte by byte, and complete no earlier than with its last byte */
+    int32_t last = H1_MORE;
+    size_t length = 0;
+    while (length < size && last == H1_MORE)
+        last = feed(&bytes, data, ++length, limits);
+    CHECK(last == answer);
+    CHECK(answer <= 0 || length == (size_t)answer);
+    check_same(&whole, &bytes);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const h1_limits usual = {.line = 8190, .fields = 100, .field_size = 8190, .head = 65536};
+    static const h1_limits tight = {.line = 40, .fields = 3, .field_size = 30, .head = 100};
+    check_limits(data, size, &usual);
+    check_limits(data, size, &tight);
+    return 0;
+}

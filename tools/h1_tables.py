@@ -1,0 +1,150 @@
+"""Write the parser's tables in workers/pyserve_workers: h1_fields.h (indexes of common field names), h1_known.h (their perfect hash) and
+h1_tables.h (byte classes).
+
+Run it after changing a list below: `python tools/h1_tables.py`. With --check it only compares, and exits 1 if a file is out of date.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+FOLDER = Path(__file__).parent.parent / "workers" / "pyserve_workers"
+HEADER = "/* Written by tools/h1_tables.py: change the lists there. */\n"
+
+# Fields that a trailer section must not carry (RFC 9110 6.5.1: framing, routing, request modifiers, authentication, content format).
+NOT_IN_TRAILERS = """
+    host content-length transfer-encoding connection content-type expect upgrade
+    te trailer keep-alive proxy-connection max-forwards cache-control pragma range if-range
+    if-match if-none-match if-modified-since if-unmodified-since
+    authorization proxy-authorization cookie origin content-encoding content-range content-disposition
+    forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-prefix x-real-ip proxy
+""".split()
+
+# The other names that common browsers, tools and proxies send.
+COMMON = """
+    accept accept-charset accept-encoding accept-language access-control-request-headers access-control-request-method
+    content-language content-md5 date dnt from idempotency-key prefer priority purpose referer save-data
+    sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc
+    sec-websocket-extensions sec-websocket-key sec-websocket-protocol sec-websocket-version
+    traceparent tracestate upgrade-insecure-requests user-agent via x-csrf-token x-csrftoken x-request-id x-requested-with
+""".split()
+
+NAMES = NOT_IN_TRAILERS + COMMON
+
+# RFC 9110 5.6.2: tchar
+TCHAR = "!#$%&'*+-.^_`|~" + string.ascii_letters + string.digits
+# RFC 3986 2.2, 2.3, 3.3, 3.4 ("%" is not here: the parser checks the two digits after it)
+SUB_DELIMS = "!$&'()*+,;="
+UNRESERVED = string.ascii_letters + string.digits + "-._~"
+PCHAR = UNRESERVED + SUB_DELIMS + ":@"
+# Beyond RFC 3986: what the WHATWG URL standard leaves unencoded, so what every browser sends when a page or a user writes it.
+BROWSER_PATH = "[]|^"
+BROWSER_QUERY = "[]|^`{}\\"
+
+CLASSES: dict[str, Iterable[int]] = {
+    "TCHAR": TCHAR.encode(),
+    "PATH": (PCHAR + "/" + BROWSER_PATH).encode(),
+    "QUERY": (PCHAR + "/?" + BROWSER_QUERY).encode(),
+    # RFC 9110 5.5: field-vchar = VCHAR / obs-text, and between them SP / HTAB
+    "VALUE": [*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)],
+    # RFC 3986 3.2.2: reg-name = *( unreserved / pct-encoded / sub-delims ). Without the comma: it is what joining two Host fields leaves.
+    "REG_NAME": (UNRESERVED + SUB_DELIMS.replace(",", "")).encode(),
+    # every byte that an authority may hold; the first other one ends it
+    "AUTHORITY": (UNRESERVED + SUB_DELIMS + "%:[]").encode(),
+    "HEX": string.hexdigits.encode(),
+    "UNDERSCORE": b"_",
+}
+
+
+def identifier(name: str) -> str:
+    return "H1_FIELD_" + name.upper().replace("-", "_")
+
+
+def environ_key(name: str) -> str:
+    """PEP 3333: CGI's names for the two fields that describe the body, HTTP_ and the name for the others."""
+    key = name.upper().replace("-", "_")
+    return key if name in ("content-type", "content-length") else "HTTP_" + key
+
+
+def features(name: str) -> tuple[int, int, int, int]:
+    """What the hash looks at: length, first, middle and last but one byte, letters lower-cased. The same as known_slot() in http1.c."""
+    return len(name), ord(name[0]), ord(name[len(name) // 2]), ord(name[-2])
+
+
+def find_hash(names: list[str], slots: int) -> tuple[int, ...]:
+    """Four multipliers for which no two names share a slot."""
+    if len(set(map(features, names))) < len(names):
+        raise SystemExit("two names have the same features: let features() look at another byte")
+    generator = random.Random(9112)
+    while True:
+        factors = tuple(generator.randrange(1, 256) for _ in range(4))
+        taken = {slot(name, factors, slots) for name in names}
+        if len(taken) == len(names):
+            return factors
+
+
+def slot(name: str, factors: tuple[int, ...], slots: int) -> int:
+    return sum(f * x for f, x in zip(factors, features(name), strict=True)) % slots
+
+
+def table(values: list[int], per_line: int) -> str:
+    rows = [values[i : i + per_line] for i in range(0, len(values), per_line)]
+    return "".join("    " + " ".join(f"{value}," for value in row) + "\n" for row in rows)
+
+
+def fields_header() -> str:
+    lines = [HEADER, "#ifndef PYSERVE_H1_FIELDS_H\n#define PYSERVE_H1_FIELDS_H\n\n", "enum {\n"]
+    lines += [f"    {identifier(name)},\n" for name in NAMES]
+    lines += ["    H1_KNOWN_FIELDS,\n", "};\n\n#endif\n"]
+    return "".join(lines)
+
+
+def tables_header() -> str:
+    out = [HEADER, "#ifndef PYSERVE_H1_TABLES_H\n#define PYSERVE_H1_TABLES_H\n\n#include <stdint.h>\n\n"]
+    out.append("/* Byte classes, one bit each; the grammar stands beside the lists in tools/h1_tables.py. */\nenum {\n")
+    out += [f"    H1_{name} = {1 << bit},\n" for bit, name in enumerate(CLASSES)]
+    out.append("};\n\nstatic const uint8_t h1_class[256] = {\n")
+    bits = [sum(1 << bit for bit, members in enumerate(CLASSES.values()) if byte in members) for byte in range(256)]
+    out += [table(bits, 16), "};\n\n#endif\n"]
+    return "".join(out)
+
+
+def known_header() -> str:
+    slots = 512
+    factors = find_hash(NAMES, slots)
+    by_slot = {slot(name, factors, slots): index for index, name in enumerate(NAMES)}
+    out = [HEADER, "/* For http1.c alone: it defines h1_known_fields[]. */\n"]
+    out.append("#ifndef PYSERVE_H1_KNOWN_H\n#define PYSERVE_H1_KNOWN_H\n\n")
+    out.append('#include <stdint.h>\n\n#include "http1.h"\n\n')
+    out.append("/* name, its length, forbidden in a trailer section, environ key and its length */\n")
+    out.append("const h1_known_field h1_known_fields[H1_KNOWN_FIELDS] = {\n")
+    for name in NAMES:
+        key = environ_key(name)
+        out.append(f'    {{"{name}", {len(name)}, {int(name in NOT_IN_TRAILERS)}, "{key}", {len(key)}}},\n')
+    out.append(f"}};\n\n#define LONGEST_KNOWN {max(map(len, NAMES))}u\n")
+    out.append(f"#define HASH_SLOTS {slots}u\n#define EMPTY_SLOT 255u\n\n")
+    out.append("/* Perfect hash: factors of length, first, middle and last but one byte. */\n")
+    out.append(f"static const uint32_t hash_factors[4] = {{{', '.join(map(str, factors))}}};\n\n")
+    out.append("static const uint8_t hash_slots[HASH_SLOTS] = {\n")
+    out += [table([by_slot.get(index, 255) for index in range(slots)], 16), "};\n\n#endif\n"]
+    return "".join(out)
+
+
+def main() -> int:
+    files = {"h1_fields.h": fields_header(), "h1_tables.h": tables_header(), "h1_known.h": known_header()}
+    stale = [name for name, text in files.items() if not (FOLDER / name).exists() or (FOLDER / name).read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            print(f"{name} is out of date: run python tools/h1_tables.py", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (FOLDER / name).write_text(files[name])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

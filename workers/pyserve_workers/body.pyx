@@ -1,0 +1,237 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
+"""A request body, complete before the app sees it as ``wsgi.input``: bytes in memory, or an unlinked temporary file when it is large.
+
+The connection feeds it, finishes it, and hands it to the app. It knows nothing of sockets and framing.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_SetFromErrno
+from cpython.ref cimport Py_XDECREF
+from libc.string cimport memchr, memcpy
+from posix.unistd cimport close as close_fd
+
+from os import strerror
+
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **data, Py_ssize_t size) except -1
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
+
+cdef extern from "spool.h" nogil:
+    int spool_open(const char *directory)
+    int spool_write(int fd, const char *data, size_t size, uint64_t offset)
+    int spool_read(int fd, char *data, size_t size, uint64_t offset)
+
+
+cdef Py_ssize_t FIRST = 16384     # first allocation of a body that arrives in pieces; doubled by need
+cdef Py_ssize_t PART = 65536      # how much of a spool file is read at once for lines
+
+
+@cython.final
+@cython.freelist(8)
+cdef class Body:
+    """``wsgi.input`` of PEP 3333. All bytes are there, so no read waits; after the end every read gives b""."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        Py_XDECREF(self.data)
+        if self.fd >= 0:
+            close_fd(self.fd)
+
+    # The connection's side
+
+    cdef int feed(self, const char *data, size_t size, uint64_t limit, bytes spool_dir) except -1:
+        """Adds bytes; what exceeds `limit` in all goes to a file in `spool_dir`. Raises OSError when that cannot be had or written."""
+        if self.fd < 0 and self.length + size > limit:
+            self.fd = spool_open(<const char *>spool_dir)
+            if self.fd < 0:
+                PyErr_SetFromErrno(OSError)
+            if self.length:
+                self.spool(PyBytes_AS_STRING(<object>self.data), self.length)
+            Py_XDECREF(self.data)
+            self.data = NULL
+            self.length = 0
+        if self.fd >= 0:
+            return self.spool(data, size)
+        if self.data is NULL:
+            self.data = new_bytes(NULL, max(FIRST, <Py_ssize_t>size))
+        elif self.length + <Py_ssize_t>size > PyBytes_GET_SIZE(<object>self.data):
+            _PyBytes_Resize(&self.data, max(2 * PyBytes_GET_SIZE(<object>self.data), self.length + <Py_ssize_t>size))
+        memcpy(PyBytes_AS_STRING(<object>self.data) + self.length, data, size)
+        self.length += size
+        return 0
+
+    cdef int spool(self, const char *data, size_t size) except -1:
+        cdef int failure
+        with nogil:
+            failure = spool_write(self.fd, data, size, self.spooled)
+        if failure:
+            raise OSError(failure, strerror(failure))
+        self.spooled += size
+        return 0
+
+    cdef int finish(self) except -1:
+        """The body is complete."""
+        if self.data is not NULL and PyBytes_GET_SIZE(<object>self.data) != self.length:
+            _PyBytes_Resize(&self.data, self.length)
+        return 0
+
+    cdef void release(self) noexcept:
+        """The request is over: gives a spool file back even if the app has kept this object."""
+        if self.fd >= 0:
+            close_fd(self.fd)
+            self.fd = -1
+            self.over = True
+
+    cdef uint64_t size(self) noexcept:
+        return self.spooled if self.fd >= 0 else self.length
+
+    # The app's side
+
+    def read(self, size=None):
+        """Up to ``size`` bytes, all that is left without one."""
+        return self.take(-1 if size is None else size)
+
+    def readline(self, size=None):
+        """The next line with its end, or its first ``size`` bytes."""
+        return self.line(-1 if size is None else size)
+
+    def readlines(self, hint=None):
+        """The lines that are left; stops after the one that brings their size to ``hint``."""
+        cdef Py_ssize_t total = 0, bound = -1 if hint is None else hint
+        lines = []
+        while True:
+            line = self.line(-1)
+            if not line:
+                return lines
+            lines.append(line)
+            total += len(line)
+            if 0 < bound <= total:
+                return lines
+
+    def readinto(self, buffer):
+        """Fills a writable buffer from the body; returns how many bytes it took."""
+        view = memoryview(buffer).cast("B")
+        data = self.take(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        line = self.line(-1)
+        if not line:
+            raise StopIteration
+        return line
+
+    def readable(self):
+        return True
+
+    def close(self):
+        """Does nothing: the server owns the input (PEP 3333)."""
+
+    cdef object take(self, Py_ssize_t size):
+        cdef Py_ssize_t left = self.length - self.position
+        if self.over:
+            raise ValueError("wsgi.input was read after its request had ended")
+        if self.fd >= 0:
+            left += self.spooled - self.offset
+            return self.take_spooled(left if size < 0 or size > left else size)
+        if size < 0 or size > left:
+            size = left
+        if size == 0:
+            return b""
+        if size == PyBytes_GET_SIZE(<object>self.data):
+            self.position = size
+            return <object>self.data
+        self.position += size
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<object>self.data) + self.position - size, size)
+
+    cdef object take_spooled(self, uint64_t size):
+        cdef Py_ssize_t ready = self.length - self.position
+        cdef bytes result
+        cdef char *out
+        cdef int failure
+        if ready > <Py_ssize_t>size:
+            ready = size
+        result = PyBytes_FromStringAndSize(NULL, size)
+        out = PyBytes_AS_STRING(result)
+        if ready > 0:
+            memcpy(out, PyBytes_AS_STRING(<object>self.data) + self.position, ready)
+            self.position += ready
+        if size > <uint64_t>ready:
+            with nogil:
+                failure = spool_read(self.fd, out + ready, size - ready, self.offset)
+            if failure:
+                raise OSError(failure, strerror(failure))
+            self.offset += size - ready
+        return result
+
+    cdef object line(self, Py_ssize_t size):
+        """The next line, cut at `size` bytes if that is not negative."""
+        cdef Py_ssize_t left
+        cdef const char *start
+        cdef const char *end
+        pieces = None
+        if self.over:
+            raise ValueError("wsgi.input was read after its request had ended")
+        while True:
+            left = self.length - self.position
+            if left == 0 and self.fd >= 0 and size != 0 and self.refill():
+                continue
+            if size >= 0 and left > size:
+                left = size
+            if left == 0:
+                break
+            start = PyBytes_AS_STRING(<object>self.data) + self.position
+            end = <const char *>memchr(start, c"\n", left)
+            if end is not NULL:
+                left = end - start + 1
+            piece = PyBytes_FromStringAndSize(start, left)
+            self.position += left
+            if end is not NULL or self.fd < 0:
+                return piece if pieces is None else b"".join(pieces) + piece
+            if pieces is None:
+                pieces = []
+            pieces.append(piece)
+            if size >= 0:
+                size -= left
+        return b"" if pieces is None else b"".join(pieces)
+
+    cdef int refill(self) except -1:
+        """Reads the spool file's next part; 0 at its end."""
+        cdef uint64_t left = self.spooled - self.offset
+        cdef Py_ssize_t size = PART if left > <uint64_t>PART else left
+        cdef int failure
+        cdef char *out
+        Py_XDECREF(self.data)
+        self.data = NULL
+        self.length = self.position = 0
+        if size == 0:
+            return 0
+        self.data = new_bytes(NULL, size)
+        out = PyBytes_AS_STRING(<object>self.data)
+        with nogil:
+            failure = spool_read(self.fd, out, size, self.offset)
+        if failure:
+            raise OSError(failure, strerror(failure))
+        self.offset += size
+        self.length = size
+        return 1
+
+
+cdef Body whole_body(const char *data, size_t size):
+    """A body whose bytes are all at hand."""
+    cdef Body body = Body.__new__(Body)
+    body.data = new_bytes(data, size)
+    body.length = size
+    return body
+
+
+# Requests without a body share one: it has nothing to keep.
+EMPTY = Body.__new__(Body)
+EMPTY.data = new_bytes(b"", 0)

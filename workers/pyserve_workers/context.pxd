@@ -1,0 +1,80 @@
+from libc.stdint cimport uint64_t
+
+from pyserve_workers.accesslog cimport AccessLog
+
+
+cdef extern from "scoreboard.h" nogil:
+    ctypedef struct pyserve_slot:
+        uint64_t request_start
+        uint64_t active
+        uint64_t connections
+        uint64_t requests
+        uint64_t bytes_in
+        uint64_t bytes_out
+        uint64_t status[5]
+        uint64_t cut
+        uint64_t latency_sum
+        uint64_t latency[24]
+        uint64_t request_line_length
+        char request_line[384]
+    int PYSERVE_REQUEST_LINE
+    int PYSERVE_SLOT_SIZE
+    int PYSERVE_LATENCY_BUCKETS
+
+
+cdef extern from "clock.h" nogil:
+    uint64_t clock_now()
+    uint64_t clock_wall()
+
+
+cdef enum:
+    BLOCK_SIZE = 24576   # one buffer of the pool: a receive buffer with its parsed head, or an output buffer
+
+
+cdef class Context:
+    cdef readonly object app
+    cdef readonly object settings
+    cdef readonly object errors
+    cdef readonly object log
+    cdef readonly AccessLog access_log
+    cdef public object wait_writable
+    cdef public bint draining
+    cdef public bint running
+    cdef readonly bint multithread
+    cdef readonly bint multiprocess
+
+    cdef pyserve_slot *slot
+    cdef object slot_memory
+
+    # settings that the hot paths read, as C values; times are nanoseconds, 0 is "no limit"
+    cdef uint64_t header_timeout, body_timeout, write_timeout, keep_alive, keepalive_linger
+    cdef uint64_t limit_body, body_buffer, response_buffer, response_spool
+    cdef size_t limit_head
+    cdef unsigned int limit_line, limit_fields, limit_field_size
+    cdef bytes spool_dir
+    cdef str script_name
+    cdef bint wants_response_fields
+
+    cdef char *blocks[64]
+    cdef int block_count
+
+    cdef uint64_t date_until        # monotonic ns until which the block below holds
+    cdef char server_date[128]      # "Server: ...\r\nDate: ...\r\n"
+    cdef size_t server_length
+    cdef size_t server_date_length
+
+    cdef dict templates             # id(listener) -> (listener, environ template)
+    cdef object trusted
+
+    cdef read_settings(self, settings)
+    cdef dict make_template(self, listener)
+    cdef bint poll_writable(self, int fd, uint64_t began) except -1
+    cdef char *take_block(self) except NULL
+    cdef void give_block(self, char *block) noexcept
+    cdef void tick(self, uint64_t now) noexcept
+    cdef dict template(self, object listener)
+    cdef bint trusts(self, str host)
+    cdef bint wait_for_client(self, int fd) except -1
+    cdef uint64_t enter(self, const char *method, size_t method_size, const char *target, size_t target_size) noexcept
+    cdef void leave(self, uint64_t started, uint64_t now) noexcept
+    cdef void count(self, int status, uint64_t sent) noexcept

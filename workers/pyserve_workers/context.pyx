@@ -1,0 +1,242 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
+"""What all connections of one worker share: the app, the limits, the scoreboard slot, the buffers and the second's date.
+
+A Context belongs to one worker process and is made after the fork. It knows nothing of single requests.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from pyserve_workers.accesslog cimport AccessLog
+from pyserve_workers.body cimport EMPTY
+from pyserve_workers.filewrapper import FileWrapper
+from pyserve_workers.trust import TrustedPeers
+from pyserve import __version__
+
+import os
+
+
+cdef extern from "clock.h" nogil:
+    int CLOCK_HTTP_DATE_LENGTH
+    void clock_http_date(char *out, uint64_t wall_seconds)
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+    short POLLOUT
+
+
+SOFTWARE = f"pyserve/{__version__}"
+DEFAULT_TMPDIR = "/tmp"
+
+
+cdef uint64_t nanoseconds(object seconds) except? 0:
+    return 0 if not seconds else <uint64_t>(float(seconds) * 1e9)
+
+
+@cython.final
+cdef class Context:
+    """``Context(app, settings, slot, errors, log, access_log)``: ``settings`` is a Config (or has its attributes), ``slot`` a writable
+    buffer of one scoreboard slot, ``errors`` the text stream that apps see as ``wsgi.errors``."""
+
+    def __init__(self, app, settings, slot, errors, log, access_log=None, multithread=False, multiprocess=True):
+        cdef Py_buffer view
+        self.app = app
+        self.settings = settings
+        self.errors = errors
+        self.log = log
+        self.access_log = access_log
+        self.multithread = multithread
+        self.multiprocess = multiprocess
+        PyObject_GetBuffer(slot, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            if view.len < PYSERVE_SLOT_SIZE:
+                raise ValueError(f"a scoreboard slot has {PYSERVE_SLOT_SIZE} bytes, not {view.len}")
+            # The map behind a slot lives as long as the process; the reference keeps an anonymous one of a test alive.
+            self.slot = <pyserve_slot *>view.buf
+            self.slot_memory = slot
+        finally:
+            PyBuffer_Release(&view)
+        self.read_settings(settings)
+        self.wants_response_fields = access_log is not None and self.access_log.wants_response_fields
+        self.templates = {}
+        self.script_name = os.environ.get("SCRIPT_NAME", "").rstrip("/")
+        self.trusted = TrustedPeers(settings.forwarded_allow_ips)
+        server = b"Server: pyserve\r\n"
+        self.server_length = len(server)
+        memcpy(self.server_date, <const char *>server, self.server_length)
+
+    cdef read_settings(self, settings):
+        self.header_timeout = nanoseconds(settings.header_timeout)
+        self.body_timeout = nanoseconds(settings.body_timeout)
+        self.write_timeout = nanoseconds(settings.write_timeout)
+        self.keep_alive = nanoseconds(settings.keep_alive)
+        self.keepalive_linger = nanoseconds(settings.keepalive_linger)
+        self.limit_body = settings.limit_request_body
+        self.body_buffer = settings.body_buffer
+        self.response_buffer = max(<int>BLOCK_SIZE, settings.response_buffer)
+        self.response_spool = settings.response_spool
+        self.limit_head = settings.limit_request_head
+        self.limit_line = settings.limit_request_line
+        self.limit_fields = settings.limit_request_fields
+        self.limit_field_size = settings.limit_request_field_size
+        self.spool_dir = os.fsencode(settings.spool_dir or os.environ.get("TMPDIR") or DEFAULT_TMPDIR)
+
+    def __dealloc__(self):
+        while self.block_count > 0:
+            self.block_count -= 1
+            free(self.blocks[self.block_count])
+
+    # Buffers: a connection has one only while bytes are in it, so that an idle one costs nothing.
+
+    cdef char *take_block(self) except NULL:
+        cdef char *block = NULL
+        with cython.critical_section(self):
+            if self.block_count > 0:
+                self.block_count -= 1
+                block = self.blocks[self.block_count]
+        if block is NULL:
+            block = <char *>malloc(BLOCK_SIZE)
+            if block is NULL:
+                raise MemoryError
+        return block
+
+    cdef void give_block(self, char *block) noexcept:
+        """Takes a block of BLOCK_SIZE back."""
+        with cython.critical_section(self):
+            if self.block_count < 64:
+                self.blocks[self.block_count] = block
+                self.block_count += 1
+                block = NULL
+        free(block)
+
+    cdef void tick(self, uint64_t now) noexcept:
+        """Prepares the Server and Date lines of this second."""
+        cdef uint64_t wall
+        cdef char *date
+        if now < self.date_until:
+            return
+        wall = clock_wall()
+        date = self.server_date + self.server_length
+        memcpy(date, b"Date: ", 6)
+        clock_http_date(date + 6, wall // 1000000000)
+        memcpy(date + 6 + CLOCK_HTTP_DATE_LENGTH, b"\r\n", 2)
+        self.server_date_length = self.server_length + 8 + CLOCK_HTTP_DATE_LENGTH
+        self.date_until = now + 1000000000 - wall % 1000000000
+
+    cdef dict template(self, listener):
+        """The environ entries that all requests of one listener have in common."""
+        known = self.templates.get(id(listener))
+        if known is None:
+            known = self.templates[id(listener)] = (listener, self.make_template(listener))
+        return <dict>known[1]
+
+    cdef dict make_template(self, listener):
+        return {
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": listener.scheme,
+            "wsgi.input": EMPTY,
+            "wsgi.errors": self.errors,
+            "wsgi.multithread": bool(self.multithread),
+            "wsgi.multiprocess": bool(self.multiprocess),
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+            "SERVER_SOFTWARE": SOFTWARE,
+            "SERVER_NAME": listener.server_name or "localhost",
+            "SERVER_PORT": str(listener.server_port or 80),
+            "GATEWAY_INTERFACE": "CGI/1.1",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REQUEST_METHOD": "GET",
+            "SCRIPT_NAME": "",
+            "PATH_INFO": "/",
+            "QUERY_STRING": "",
+            "RAW_URI": "/",
+            "REQUEST_URI": "/",
+            "REMOTE_ADDR": "",
+            # A dict with 22 keys or more has room for 20 others before it must grow, and its copies have it too.
+            "pyserve.version": __version__,
+        }
+
+    cdef bint trusts(self, str host):
+        """May this peer (None: a unix socket) say that its client came over https?"""
+        return host is None or host in self.trusted
+
+    cdef bint wait_for_client(self, int fd) except -1:
+        """Waits until the descriptor is writable; False when write_timeout passed first. No request is "in the app" meanwhile."""
+        cdef bint running = self.running
+        cdef uint64_t started = self.slot.request_start
+        cdef uint64_t began = clock_now()
+        self.running = False
+        self.slot.request_start = 0
+        try:
+            if self.wait_writable is not None:
+                return self.wait_writable(fd, self.write_timeout / 1e9 if self.write_timeout else None)
+            return self.poll_writable(fd, began)
+        finally:
+            self.running = running
+            if started:
+                self.slot.request_start = started + (clock_now() - began)
+
+    cdef bint poll_writable(self, int fd, uint64_t began) except -1:
+        cdef pollfd entry
+        cdef int ready, timeout = -1
+        cdef uint64_t passed
+        entry.fd = fd
+        entry.events = POLLOUT
+        while True:
+            if self.write_timeout:
+                passed = clock_now() - began
+                if passed >= self.write_timeout:
+                    return False
+                timeout = <int>min((self.write_timeout - passed) // 1000000 + 1, 3600000)
+            with nogil:
+                ready = poll(&entry, 1, timeout)
+            if ready > 0:
+                return True
+            if ready < 0 and errno != EINTR:
+                return False
+            PyErr_CheckSignals()
+
+    # The scoreboard: plain stores, read by the master.
+
+    cdef uint64_t enter(self, const char *method, size_t method_size, const char *target, size_t target_size) noexcept:
+        """A request enters the app; returns the time."""
+        cdef size_t room = PYSERVE_REQUEST_LINE
+        cdef pyserve_slot *slot = self.slot
+        method_size = min(method_size, room - 1)
+        target_size = min(target_size, room - 1 - method_size)
+        memcpy(slot.request_line, method, method_size)
+        slot.request_line[method_size] = c" "
+        memcpy(slot.request_line + method_size + 1, target, target_size)
+        slot.request_line_length = method_size + 1 + target_size
+        slot.active += 1
+        slot.request_start = clock_now()
+        return slot.request_start
+
+    cdef void leave(self, uint64_t started, uint64_t now) noexcept:
+        """The request that entered at `started` has left the app."""
+        cdef pyserve_slot *slot = self.slot
+        cdef uint64_t took = now - started, bound = 64000
+        cdef int bucket = 0
+        slot.active -= 1
+        slot.request_start = 0
+        slot.latency_sum += took
+        while took >= bound and bucket < PYSERVE_LATENCY_BUCKETS - 1:
+            bound <<= 1
+            bucket += 1
+        slot.latency[bucket] += 1
+
+    cdef void count(self, int status, uint64_t sent) noexcept:
+        """A response has been made, of so many bytes."""
+        cdef int group = status // 100
+        self.slot.requests += 1
+        self.slot.bytes_out += sent
+        self.slot.status[(group if group < 5 else 5) - 1] += 1

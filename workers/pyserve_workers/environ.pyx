@@ -1,0 +1,197 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
+"""A parsed head as the environ of PEP 3333 and RFC 3875.
+
+Decisions: PATH_INFO is percent-decoded; all text is Latin-1. Repeated fields are joined with "," (Cookie with "; ").
+Left out are names with an underscore (they would pass for the one with a hyphen), Proxy (httpoxy) and Transfer-Encoding:
+the body has been decoded, and CONTENT_LENGTH tells its decoded size. An absolute target's authority is the Host.
+"""
+
+cimport cython
+from cpython.dict cimport PyDict_Contains, PyDict_Copy, PyDict_GetItem, PyDict_SetItem
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.unicode cimport PyUnicode_DecodeLatin1
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy
+
+from sys import intern
+
+from pyserve_workers.body cimport EMPTY, Body
+from pyserve_workers.context cimport Context
+from pyserve_workers.http1 cimport (
+    H1_FIELD_CONTENT_LENGTH, H1_FIELD_COOKIE, H1_FIELD_HAS_UNDERSCORE, H1_FIELD_HOST, H1_FIELD_PROXY, H1_FIELD_TRANSFER_ENCODING,
+    H1_FIELD_X_FORWARDED_PROTO, H1_TARGET_ABSOLUTE, H1_TARGET_ASTERISK, H1_UNKNOWN, h1_field, h1_head, h1_known_field, h1_span,
+)
+
+
+cdef extern from "octets.h" nogil:
+    size_t octets_unquote(char *out, const char *data, size_t size)
+    bint octets_equal(const char *data, size_t size, const char *name, size_t name_size)
+
+cdef extern from *:
+    """
+    /* The values of the last requests, one place for each kind: most requests repeat them, and to compare is cheaper than
+     * to decode. Only under the GIL. */
+    #ifdef Py_GIL_DISABLED
+    #define ENVIRON_REMEMBERS 0
+    #else
+    #define ENVIRON_REMEMBERS 1
+    #endif
+    #define environ_same(text, data, size) \\
+        (PyUnicode_GET_LENGTH(text) == (Py_ssize_t)(size) && memcmp(PyUnicode_1BYTE_DATA(text), data, size) == 0)
+    """
+    bint ENVIRON_REMEMBERS
+    bint environ_same(PyObject *text, const char *data, size_t size)
+
+
+cdef enum:
+    MOST_FIELDS = 128        # places for known fields
+    REMEMBERED_SIZE = 512    # longer values are not worth keeping
+    # places for what is no field
+    METHOD = 128
+    TARGET = 129
+    PATH = 130
+    QUERY = 131
+    HOST = 132
+    PLACES = 133
+
+cdef PyObject *remembered[PLACES]
+cdef PyObject *keys[MOST_FIELDS]
+cdef list all_keys = []
+
+
+cdef void learn_fields(const h1_known_field *fields, int count) except *:
+    """Makes the environ keys of the parser's known fields."""
+    cdef int i
+    if count > MOST_FIELDS:
+        raise SystemError(f"BUG: {count} known fields, places for {<int>MOST_FIELDS}")
+    for i in range(count):
+        key = intern(fields[i].environ_key[:fields[i].environ_key_length].decode("ascii"))
+        all_keys.append(key)
+        keys[i] = <PyObject *>key
+
+
+cdef inline object text(int place, const char *data, size_t size):
+    """The bytes as Latin-1."""
+    cdef PyObject *known = remembered[place]
+    if ENVIRON_REMEMBERS and known is not NULL and environ_same(known, data, size):
+        return <object>known
+    value = PyUnicode_DecodeLatin1(data, size, NULL)
+    if ENVIRON_REMEMBERS and size <= REMEMBERED_SIZE:
+        Py_INCREF(value)
+        remembered[place] = <PyObject *>value
+        Py_XDECREF(known)
+    return value
+
+
+cdef object unknown_key(const char *name, size_t size):
+    """HTTP_ and the name in capitals, with _ for -."""
+    cdef char small[128]
+    cdef char *out = small
+    cdef size_t i
+    cdef char c
+    if size + 5 > sizeof(small):
+        out = <char *>malloc(size + 5)
+        if out is NULL:
+            raise MemoryError
+    memcpy(out, b"HTTP_", 5)
+    for i in range(size):
+        c = name[i]
+        if c"a" <= c <= c"z":
+            c -= 32
+        elif c == c"-":
+            c = c"_"
+        out[5 + i] = c
+    try:
+        return PyUnicode_DecodeLatin1(out, size + 5, NULL)
+    finally:
+        if out is not small:
+            free(out)
+
+
+cdef object unquoted(const char *data, size_t size):
+    cdef char small[1024]
+    cdef char *out = small
+    if size > sizeof(small):
+        out = <char *>malloc(size)
+        if out is NULL:
+            raise MemoryError
+    try:
+        return text(PATH, out, octets_unquote(out, data, size))
+    finally:
+        if out is not small:
+            free(out)
+
+
+cdef int add_fields(dict environ, const h1_head *head, const char *base) except -1:
+    cdef uint32_t i
+    cdef const h1_field *field
+    cdef const char *data
+    cdef object key, value
+    cdef PyObject *before
+    for i in range(head.field_count):
+        field = &head.fields[i]
+        if field.flags & H1_FIELD_HAS_UNDERSCORE:
+            continue
+        data = base + field.value.offset
+        if field.known == H1_UNKNOWN:
+            key = unknown_key(base + field.name.offset, field.name.length)
+            value = PyUnicode_DecodeLatin1(data, field.value.length, NULL)
+        elif field.known in (H1_FIELD_PROXY, H1_FIELD_TRANSFER_ENCODING, H1_FIELD_CONTENT_LENGTH):
+            continue
+        else:
+            key = <object>keys[field.known]
+            value = text(field.known, data, field.value.length)
+        before = PyDict_GetItem(environ, key)
+        if before is not NULL:
+            value = f"{<str>before}; {value}" if field.known == H1_FIELD_COOKIE else f"{<str>before},{value}"
+        PyDict_SetItem(environ, key, value)
+    return 0
+
+
+cdef int add_path(dict environ, Context context, const h1_head *head, const char *base) except -1:
+    cdef const char *path = base + head.path.offset
+    cdef object value
+    if head.path.length == 0 or head.target_form == H1_TARGET_ASTERISK:
+        value = "/"
+    else:
+        value = unquoted(path, head.path.length)
+    if context.script_name:
+        prefix = context.script_name
+        if value.startswith(prefix) and (len(value) == len(prefix) or value[len(prefix)] == "/"):
+            environ["SCRIPT_NAME"] = prefix
+            value = value[len(prefix):]
+    environ["PATH_INFO"] = value
+    return 0
+
+
+cdef dict make_environ(Context context, dict template, const h1_head *head, const char *base, Body body, str remote_addr, str remote_port):
+    """`base` is where the head's spans count from; `body` is complete. A unix peer has no address and no port (None)."""
+    cdef dict environ = PyDict_Copy(template)
+    cdef object value
+    value = text(METHOD, base + head.method.offset, head.method.length)
+    PyDict_SetItem(environ, "REQUEST_METHOD", value)
+    value = text(TARGET, base + head.target.offset, head.target.length)
+    PyDict_SetItem(environ, "RAW_URI", value)
+    PyDict_SetItem(environ, "REQUEST_URI", value)
+    add_path(environ, context, head, base)
+    if head.query.length:
+        PyDict_SetItem(environ, "QUERY_STRING", text(QUERY, base + head.query.offset, head.query.length))
+    if head.minor_version == 0:
+        PyDict_SetItem(environ, "SERVER_PROTOCOL", "HTTP/1.0")
+    if remote_port is not None:
+        PyDict_SetItem(environ, "REMOTE_ADDR", remote_addr)
+        PyDict_SetItem(environ, "REMOTE_PORT", remote_port)
+    if body is not EMPTY:
+        PyDict_SetItem(environ, "wsgi.input", body)
+        PyDict_SetItem(environ, "CONTENT_LENGTH", str(body.size()))
+    elif head.has_content_length:
+        PyDict_SetItem(environ, "CONTENT_LENGTH", "0")
+    add_fields(environ, head, base)
+    if head.target_form == H1_TARGET_ABSOLUTE:
+        PyDict_SetItem(environ, "HTTP_HOST", text(HOST, base + head.host.offset, head.host.length))
+    value = environ.get("HTTP_X_FORWARDED_PROTO")
+    if value is not None and context.trusts(remote_addr if remote_port is not None else None) and value.lower() in ("https", "http"):
+        PyDict_SetItem(environ, "wsgi.url_scheme", value.lower())
+    return environ

@@ -1,0 +1,126 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
+"""One request in the app: call it, take its iterable, close it, and answer for what it raises.
+
+Nothing that an app does gets past here: SystemExit and KeyboardInterrupt too are an error of that request, for the other
+clients of this worker have done nothing.
+"""
+
+cdef extern from "Python.h":
+    bint PyGen_CheckExact(object value)
+
+from pyserve.errors import RequestTimeout
+
+from pyserve_workers.context cimport Context
+from pyserve_workers.filewrapper import FileWrapper, on_disk
+from pyserve_workers.outbox cimport OUT_GONE
+from pyserve_workers.response cimport STAGED, Response
+
+
+cdef int exchange(Context context, Response response, object start_response, dict environ) except -1:
+    """Runs the request and leaves its response in the outbox, or cuts it: then keep_alive is False."""
+    cdef object iterable = None
+    context.running = True
+    try:
+        iterable = context.app(environ, start_response)
+        if type(iterable) is list or type(iterable) is tuple:
+            response.put_sequence(iterable)
+            response.finish()
+        elif not send_file(response, iterable):
+            iterate(response, iterable)
+    except BaseException as error:
+        context.running = False
+        fail(context, response, environ, error)
+    if iterable is not None and type(iterable) is not list:
+        close(context, response, environ, iterable)
+    context.running = False
+    if response.excess or response.short:
+        report_length(context, response, environ)
+    return 0
+
+
+cdef int iterate(Response response, object iterable) except -2:
+    response.single = has_one(iterable)
+    if response.head_request and response.stage == STAGED and not response.single:
+        response.head_only()
+        return response.finish()
+    for data in iterable:
+        if response.put(data):
+            break
+    if response.outbox.failure:
+        return OUT_GONE
+    return response.finish()
+
+
+cdef bint has_one(object iterable):
+    """Does it say that it has one item? "The server can then rely on that" (PEP 3333, Handling the Content-Length Header)."""
+    if PyGen_CheckExact(iterable) or not hasattr(iterable, "__len__"):
+        return False
+    try:
+        return len(iterable) == 1
+    except TypeError:
+        return False
+
+
+cdef bint send_file(Response response, object iterable) except -1:
+    """Sends a file_wrapper's file from its descriptor; False if the iterable is nothing of that kind."""
+    if type(iterable) is not FileWrapper:
+        return False
+    place = on_disk(iterable)
+    if place is None:
+        return False
+    response.put_file(place[0], place[1], place[2])
+    response.finish()
+    return True
+
+
+cdef int close(Context context, Response response, dict environ, object iterable) except -1:
+    """Calls the iterable's close(), exactly once, whatever happened before."""
+    try:
+        finish = getattr(iterable, "close", None)
+        if finish is None:
+            return 0
+        response.outbox.flush()   # what the client waits for does not wait for the app's tidying up
+        context.running = True
+        finish()
+    except BaseException as error:
+        context.running = False
+        context.log.error(f"{name_of(environ)}: close() of the response raised\n{described(error)}")
+    finally:
+        context.running = False
+    return 0
+
+
+cdef int fail(Context context, Response response, dict environ, object error) except -1:
+    """The app raised: 500, or 504 for a request that took too long, if the head has not gone; else the response is cut."""
+    cdef int status = 504 if isinstance(error, RequestTimeout) else 500
+    cdef bint late = response.head_is_sent()
+    if status == 504:
+        context.log.error(f"{name_of(environ)}: {'cut' if late else 'answered with 504'}: the request took longer than timeout allows")
+    else:
+        context.log.error(f"{name_of(environ)}: {'cut, the app raised after its response had begun' if late else 'answered with 500'}\n{described(error)}")
+    if late:
+        response.keep_alive = False
+        response.cut = True
+        return 0
+    response.drop_head()
+    return response.plain(status, "The request took too long." if status == 504 else "The application failed.")
+
+
+cdef int report_length(Context context, Response response, dict environ) except -1:
+    if response.excess:
+        context.log.error(f"{name_of(environ)}: the app sent more than its Content-Length of {response.length} bytes; the rest was cut off")
+    else:
+        context.log.error(f"{name_of(environ)}: the app sent {response.sent} bytes, its Content-Length is {response.length}; the connection was closed")
+    return 0
+
+
+cdef str name_of(dict environ):
+    """The request, for the log."""
+    peer = environ.get("REMOTE_ADDR") or "a unix socket"
+    return f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI')} from {peer}"
+
+
+cdef str described(object error):
+    from pyserve_workers.failure import describe   # needs traceback, which takes long to import
+
+    return describe(error)

@@ -1,0 +1,55 @@
+from libc.stdint cimport uint64_t
+
+from pyserve_workers.context cimport Context
+
+
+cdef extern from "<sys/uio.h>":
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef enum:
+    OUT_EMPTY = 0      # everything has been given to the kernel
+    OUT_BLOCKED = 1    # the kernel takes no more now
+    OUT_GONE = -1      # the client is gone, or a file ended early: nothing more can be sent
+
+
+cdef class Outbox:
+    cdef Context context
+    cdef int fd
+    cdef readonly int failure      # errno of what made it OUT_GONE
+    cdef readonly uint64_t sent    # bytes that the kernel has taken, over the connection's life
+    cdef bint blocked              # the last attempt found the kernel's buffer full
+    cdef size_t untried            # bytes that came since then
+
+    # in the order in which they are sent:
+    cdef char *data                # 1. memory: data[start:end]
+    cdef size_t start, end, capacity
+    cdef object pinned             # 2. the rest of one bytes object
+    cdef const char *pinned_data
+    cdef size_t pinned_left
+    cdef int spool_fd              # 3. a ring in an unlinked file: positions count on, modulo response_spool
+    cdef uint64_t spool_start, spool_end
+    cdef bint spool_failed
+    cdef int file_fd               # 4. a part of the app's own file
+    cdef uint64_t file_offset, file_left
+
+    cdef void close(self) noexcept
+    cdef void rest(self) noexcept
+    cdef bint is_empty(self) noexcept
+    cdef bint holds_only_memory(self) noexcept
+    cdef uint64_t pending(self) noexcept
+    cdef char *reserve(self, size_t size) except NULL
+    cdef int add(self, const char *data, size_t size) except -1
+    cdef int pin(self, bytes data) except -1
+    cdef int attach(self, int fd, uint64_t offset, uint64_t size) except -1
+    cdef int write(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size) except -2
+    cdef int send(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size, size_t *taken) noexcept
+    cdef ssize_t push(self, iovec *parts, int count, int flags) noexcept
+    cdef int keep(self, const char *data, size_t size) except -2
+    cdef size_t spool(self, const char *data, size_t size) except? 0
+    cdef int flush(self) noexcept
+    cdef int flush_memory(self) noexcept
+    cdef int send_file(self, int source, uint64_t offset, uint64_t *size) noexcept
+    cdef int lost(self, int failure) noexcept

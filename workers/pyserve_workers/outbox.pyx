@@ -1,0 +1,340 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
+"""The bytes that a connection still has to send.
+
+Sends at once what the kernel takes. The rest is kept: up to response_buffer in memory, then up to response_spool in an
+unlinked file, and only then does a writer wait for its client. It knows nothing of HTTP. Nothing raises because a client
+went away: that is OUT_GONE, and `failure` says why.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EINTR, EIO, ETIMEDOUT, errno
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove
+from posix.unistd cimport close as close_fd
+
+from os import strerror
+
+from pyserve_workers.context cimport BLOCK_SIZE, Context
+
+
+cdef extern from *:
+    """
+    #include <string.h>
+    #include <sys/sendfile.h>
+    #include <sys/socket.h>
+
+    static ssize_t outbox_sendmsg(int fd, struct iovec *parts, int count, int flags)
+    {
+        struct msghdr message;
+        if (count == 1)
+            return send(fd, parts[0].iov_base, parts[0].iov_len, flags);
+        memset(&message, 0, sizeof message);
+        message.msg_iov = parts;
+        message.msg_iovlen = (size_t)count;
+        return sendmsg(fd, &message, flags);
+    }
+    """
+    ssize_t outbox_sendmsg(int fd, iovec *parts, int count, int flags) nogil
+    ssize_t sendfile(int out, int source, ssize_t *offset, size_t size) nogil
+    int MSG_MORE
+    int MSG_NOSIGNAL
+
+cdef extern from "spool.h" nogil:
+    int spool_open(const char *directory)
+    int spool_write(int fd, const char *data, size_t size, uint64_t offset)
+
+
+cdef enum:
+    TRY_AGAIN = 65536          # after EAGAIN, a stream's writer tries the kernel again when so much more has come together
+    SENDFILE_MOST = 1 << 20    # a turn of the loop gives one connection no more of a file at once
+
+
+@cython.final
+cdef class Outbox:
+    """Made by a connection for its descriptor, which stays the connection's own."""
+
+    def __cinit__(self):
+        self.fd = self.spool_fd = self.file_fd = -1
+
+    def __dealloc__(self):
+        self.close()
+
+    cdef void close(self) noexcept:
+        """Drops everything that is unsent."""
+        if self.data is not NULL:
+            if self.capacity == BLOCK_SIZE:
+                self.context.give_block(self.data)
+            else:
+                free(self.data)
+            self.data = NULL
+        self.start = self.end = self.capacity = 0
+        self.pinned = None
+        self.pinned_left = 0
+        if self.spool_fd >= 0:
+            close_fd(self.spool_fd)
+            self.spool_fd = -1
+        self.spool_start = self.spool_end = 0
+        if self.file_fd >= 0:
+            close_fd(self.file_fd)
+            self.file_fd = -1
+        self.file_left = 0
+
+    cdef void rest(self) noexcept:
+        """The connection is idle: its buffer goes back to the pool."""
+        if self.is_empty():
+            self.close()
+
+    cdef bint is_empty(self) noexcept:
+        return self.start == self.end and self.pinned_left == 0 and self.spool_start == self.spool_end and self.file_left == 0
+
+    cdef bint holds_only_memory(self) noexcept:
+        return self.pinned_left == 0 and self.spool_start == self.spool_end and self.file_left == 0
+
+    cdef uint64_t pending(self) noexcept:
+        return (self.end - self.start) + self.pinned_left + (self.spool_end - self.spool_start) + self.file_left
+
+    # Filling
+
+    cdef char *reserve(self, size_t size) except NULL:
+        """Room for so many bytes after the memory part's end. The caller writes there and moves `end`."""
+        cdef size_t capacity
+        cdef char *grown
+        if self.data is NULL:
+            if size <= BLOCK_SIZE:
+                self.data = self.context.take_block()
+                self.capacity = BLOCK_SIZE
+                return self.data
+        elif self.start == self.end and self.start:
+            self.start = self.end = 0
+        if self.end + size > self.capacity and self.start > self.capacity // 2:
+            memmove(self.data, self.data + self.start, self.capacity - self.start)   # with what was reserved and not yet added
+            self.end -= self.start
+            self.start = 0
+        if self.end + size > self.capacity:
+            capacity = max(2 * self.capacity, self.end + size)
+            if self.capacity == BLOCK_SIZE:   # never realloc a block of the pool: it keeps its size
+                grown = <char *>malloc(capacity)
+                if grown is not NULL:
+                    memcpy(grown, self.data, self.capacity)
+                    self.context.give_block(self.data)
+            else:
+                grown = <char *>realloc(self.data, capacity)
+            if grown is NULL:
+                raise MemoryError
+            self.data = grown
+            self.capacity = capacity
+        return self.data + self.end
+
+    cdef int add(self, const char *data, size_t size) except -1:
+        """Adds to the memory part without sending; for heads and small bodies."""
+        memcpy(self.reserve(size), data, size)
+        self.end += size
+        return 0
+
+    cdef int pin(self, bytes data) except -1:
+        """Adds a bytes object without copying it. Must be the response's last part."""
+        self.pinned = data
+        self.pinned_data = PyBytes_AS_STRING(data)
+        self.pinned_left = PyBytes_GET_SIZE(data)
+        return 0
+
+    cdef int attach(self, int fd, uint64_t offset, uint64_t size) except -1:
+        """Adds a part of a file; the descriptor becomes the outbox's own. Must be the response's last part."""
+        self.file_fd = fd
+        self.file_offset = offset
+        self.file_left = size
+        return 0
+
+    # Streams: send what can be sent, keep the rest
+
+    cdef int write(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size) except -2:
+        """Sends three pieces of a stream, or keeps what the kernel does not take. May wait for the client, see above.
+        OUT_EMPTY, OUT_BLOCKED (something is kept) or OUT_GONE."""
+        cdef size_t total = prefix_size + size + suffix_size, taken = 0
+        cdef int state
+        if self.failure:
+            return OUT_GONE
+        self.untried += total
+        if not self.blocked or self.untried > TRY_AGAIN:
+            if not self.holds_only_memory() and self.flush() == OUT_GONE:
+                return OUT_GONE
+            if self.holds_only_memory():
+                state = self.send(prefix, prefix_size, data, size, suffix, suffix_size, &taken)
+                if state != OUT_BLOCKED:
+                    return state
+        if taken < prefix_size:
+            if self.keep(prefix + taken, prefix_size - taken) == OUT_GONE:
+                return OUT_GONE
+            taken = prefix_size
+        taken -= prefix_size
+        if taken < size:
+            if self.keep(data + taken, size - taken) == OUT_GONE:
+                return OUT_GONE
+            taken = size
+        taken -= size
+        return self.keep(suffix + taken, suffix_size - taken)
+
+    cdef int send(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size, size_t *taken) noexcept:
+        """One system call for what memory holds and three more pieces; `taken` is how much of these the kernel took."""
+        cdef iovec parts[4]
+        cdef size_t held = self.end - self.start, total = held + prefix_size + size + suffix_size
+        cdef ssize_t n
+        cdef int first = 0
+        parts[0].iov_base, parts[0].iov_len = self.data + self.start, held
+        parts[1].iov_base, parts[1].iov_len = <char *>prefix, prefix_size
+        parts[2].iov_base, parts[2].iov_len = <char *>data, size
+        parts[3].iov_base, parts[3].iov_len = <char *>suffix, suffix_size
+        while parts[first].iov_len == 0 and first < 3:
+            first += 1
+        n = self.push(&parts[first], 4 - first, MSG_NOSIGNAL)
+        if n < 0:
+            return OUT_BLOCKED if n == -EAGAIN else self.lost(<int>-n)
+        if <size_t>n == total:
+            self.start = self.end = 0
+            return OUT_EMPTY
+        self.blocked = True   # a short write: the next one would only bring EAGAIN
+        if <size_t>n < held:
+            self.start += n
+        else:
+            taken[0] = n - held
+            self.start = self.end = 0
+        return OUT_BLOCKED
+
+    cdef ssize_t push(self, iovec *parts, int count, int flags) noexcept:
+        """sendmsg(), or -errno."""
+        cdef ssize_t n
+        self.untried = 0
+        while True:
+            n = outbox_sendmsg(self.fd, parts, count, flags)
+            if n >= 0:
+                self.sent += n
+                self.blocked = False
+                return n
+            if errno == EINTR:
+                continue
+            self.blocked = errno == EAGAIN
+            return -errno
+
+    cdef int keep(self, const char *data, size_t size) except -2:
+        """Keeps bytes: in memory, then in the spool file, then waits for the client until there is room."""
+        cdef size_t room
+        while size:
+            room = 0
+            if self.holds_only_memory() and self.end - self.start < self.context.response_buffer:
+                room = min(<uint64_t>size, self.context.response_buffer - (self.end - self.start))
+                self.add(data, room)
+            if room == 0:
+                room = self.spool(data, size)
+            data += room
+            size -= room
+            if room == 0:
+                if not self.context.wait_for_client(self.fd):
+                    return self.lost(ETIMEDOUT)
+                if self.flush() == OUT_GONE:
+                    return OUT_GONE
+        return OUT_BLOCKED
+
+    cdef size_t spool(self, const char *data, size_t size) except? 0:
+        """Writes to the ring in the spool file; returns how many bytes it took, 0 when it is full or cannot be had."""
+        cdef uint64_t most = self.context.response_spool, place
+        cdef size_t room
+        cdef int failure = 0
+        if most == 0 or self.spool_failed:
+            return 0
+        if self.spool_fd < 0:
+            self.spool_fd = spool_open(<const char *>self.context.spool_dir)
+            if self.spool_fd < 0:
+                failure = errno
+        if not failure:
+            place = self.spool_end % most
+            room = min(<uint64_t>size, min(most - place, most - (self.spool_end - self.spool_start)))
+            with nogil:
+                failure = spool_write(self.spool_fd, data, room, place)
+        if not failure:
+            self.spool_end += room
+            return room
+        # No disk for it: the response goes on at the client's speed.
+        self.spool_failed = True
+        self.context.log.warning(f"a slow client's response cannot be spooled to {self.context.spool_dir.decode(errors='replace')}: {strerror(failure)}")
+        return 0
+
+    # Sending what is kept
+
+    cdef int flush(self) noexcept:
+        """Sends as much as the kernel takes: OUT_EMPTY, OUT_BLOCKED or OUT_GONE."""
+        cdef int state = OUT_EMPTY
+        cdef uint64_t place, most
+        if self.failure:
+            return OUT_GONE
+        if self.start != self.end or self.pinned_left:
+            state = self.flush_memory()
+        while state == OUT_EMPTY and self.spool_start != self.spool_end:
+            most = self.context.response_spool
+            place = self.spool_start % most
+            most = min(self.spool_end - self.spool_start, most - place)
+            state = self.send_file(self.spool_fd, place, &most)
+            self.spool_start += most
+        if state == OUT_EMPTY and self.file_left:
+            most = self.file_left
+            state = self.send_file(self.file_fd, self.file_offset, &most)
+            self.file_offset += most
+            self.file_left -= most
+            if self.file_left == 0:
+                close_fd(self.file_fd)
+                self.file_fd = -1
+            elif state == OUT_EMPTY:
+                state = OUT_BLOCKED   # others have their turn
+        return state
+
+    cdef int flush_memory(self) noexcept:
+        cdef iovec parts[2]
+        cdef size_t held, total
+        cdef ssize_t n
+        cdef int flags
+        held = self.end - self.start
+        total = held + self.pinned_left
+        flags = MSG_NOSIGNAL
+        if self.spool_start != self.spool_end or self.file_left:
+            flags |= MSG_MORE
+        parts[0].iov_base, parts[0].iov_len = self.data + self.start, held
+        parts[1].iov_base, parts[1].iov_len = <char *>self.pinned_data, self.pinned_left
+        if held == 0:
+            n = self.push(&parts[1], 1, flags)
+        else:
+            n = self.push(parts, 2 if self.pinned_left else 1, flags)
+        if n < 0:
+            return OUT_BLOCKED if n == -EAGAIN else self.lost(<int>-n)
+        self.blocked = <size_t>n < total
+        if <size_t>n < held:
+            self.start += n
+            return OUT_BLOCKED
+        self.start = self.end = 0
+        self.pinned_data += n - held
+        self.pinned_left -= n - held
+        if self.pinned_left:
+            return OUT_BLOCKED
+        self.pinned = None
+        return OUT_EMPTY
+
+    cdef int send_file(self, int source, uint64_t offset, uint64_t *size) noexcept:
+        """sendfile() of up to `size` bytes; leaves there how many were sent."""
+        cdef ssize_t place = <ssize_t>offset, n
+        cdef size_t asked = min(size[0], <uint64_t>SENDFILE_MOST)
+        size[0] = 0
+        with nogil:
+            n = sendfile(self.fd, source, &place, asked)
+        if n > 0:
+            self.sent += n
+            size[0] = n
+            self.blocked = <size_t>n < asked
+            return OUT_BLOCKED if self.blocked else OUT_EMPTY
+        if n == 0:
+            return self.lost(EIO)   # the file has become shorter than was promised
+        self.blocked = errno == EAGAIN
+        return OUT_BLOCKED if errno == EAGAIN or errno == EINTR else self.lost(errno)
+
+    cdef int lost(self, int failure) noexcept:
+        self.close()
+        self.failure = failure
+        return OUT_GONE

@@ -1,0 +1,50 @@
+from libc.stdint cimport uint64_t
+
+from pyserve_workers.context cimport Context
+from pyserve_workers.outbox cimport Outbox
+
+
+cdef enum:
+    FRESH = 0       # start_response has not been called
+    STAGED = 1      # it has; the head may be replaced
+    COMMITTED = 2   # the head is in the outbox for good
+    DONE = 3        # so is the body
+
+cdef class Response:
+    cdef Context context
+    cdef Outbox outbox            # None: the request is over
+    cdef int stage                # one of the above
+    cdef int status
+    cdef bint http11
+    cdef bint head_request
+    cdef bint keep_alive          # will the connection be used again?
+    cdef bint has_date, has_server
+    cdef bint bodiless            # by the method or the status
+    cdef bint declared            # the app gave a Content-Length, or it was computed
+    cdef bint single              # the iterable said that it has one item only: its length is the Content-Length
+    cdef bint excess              # the app sent more than that
+    cdef bint short               # the app sent less
+    cdef bint chunked
+    cdef bint cut                 # the app raised after the head was sent: the body is not whole
+    cdef uint64_t length          # that Content-Length
+    cdef uint64_t sent            # body bytes of the app that were passed on
+    cdef size_t staged            # bytes of the head, at the outbox's end, that may still be replaced
+    cdef bytes fields             # the app's header lines, if the access log wants them
+
+    cdef void begin(self, Context context, Outbox outbox, bint http11, bint head_request, bint keep_alive)
+    cdef void end(self)
+    cdef bint head_is_sent(self) noexcept
+    cdef int set_head(self, object status, list headers) except -1
+    cdef int set_status(self, str status) except -1
+    cdef int note_field(self, int kind, const char *value, size_t size, item) except -1
+    cdef int commit(self) except -1
+    cdef int head_only(self) except -1
+    cdef int put(self, object data) except -2
+    cdef int put_sequence(self, object chunks) except -2
+    cdef int put_file(self, int fd, uint64_t offset, uint64_t size) except -2
+    cdef int finish(self) except -2
+    cdef int plain(self, int status, str text) except -1
+    cdef void drop_head(self) noexcept
+
+
+cdef str phrase(int status)

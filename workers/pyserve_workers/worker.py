@@ -1,0 +1,259 @@
+"""A worker's life, the same for every class: boot, handshake with the master, drain, stop hooks.
+
+    BOOTING → READY → SERVING → DRAINING → EXITED
+
+A worker never accepts before the master's GO. A class of workers implements the abstract methods (see sync.py). The
+state is also in the worker's slot of the scoreboard.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import select
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+
+from pyserve import lifecycle, linux
+from pyserve.channel import encode
+from pyserve.children import DUMP, INTERRUPT
+from pyserve.errors import AppError, ConfigError, HookError, PyserveError, RequestTimeout
+from pyserve.log import ErrorStream
+from pyserve.logs import take_over
+from pyserve.scoreboard import STATES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pyserve.channel import Channel, Message
+    from pyserve_workers.zygote import Generation
+
+TRANSITIONS = {
+    "booting": {"ready", "draining", "exited"},
+    "ready": {"serving", "draining"},
+    "serving": {"draining"},
+    "draining": {"exited"},
+    "exited": set(),
+}
+FAILURE_KINDS = {AppError: "app", HookError: "hook", ConfigError: "config"}
+REPARENTING = 10.0  # seconds for the process between the zygote and this one to end
+FAILED = 1  # exit code
+
+
+class Worker(ABC):
+    """One worker process. ``run()`` is its whole life and returns its exit code."""
+
+    multithread = False
+
+    def __init__(self, generation: Generation, channel: Channel, number: int, slot: int) -> None:
+        self.generation = generation
+        self.config = generation.config
+        self.channel = channel
+        self.number = number
+        self.pid = os.getpid()
+        self.slot = generation.scoreboard.slot(slot)
+        self.log = generation.log
+        self.log.rename(f"worker {number} gen {generation.number} pid {self.pid}")
+        self.state = "booting"
+        self.cause = ""  # why it drains
+        self.deadline = math.inf  # CLOCK_MONOTONIC seconds by which it must have ended
+        self.final = False  # it drains because the whole server stops
+        self.cut = 0  # requests that were not answered in full
+        self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.epoll = select.epoll()
+        self.errors = ErrorStream(self.log)
+
+    # What a class implements.
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make what serving needs, once the app is loaded. Must not accept."""
+
+    @abstractmethod
+    def listen(self) -> None:
+        """Begin to accept."""
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Serve until drained; call ``control()`` when ``self.wake`` or the channel is readable."""
+
+    @abstractmethod
+    def stop_accepting(self) -> None:
+        """Take what the drain's kind demands from the listeners' queues, then close them; idle connections linger."""
+
+    @property
+    @abstractmethod
+    def in_app(self) -> bool:
+        """May this process's main thread be running the app's code now?"""
+
+    # Its life.
+
+    def run(self) -> int:
+        try:
+            self.adopt()
+            began = time.monotonic()
+            self.boot()
+            self.become("ready")
+            self.channel.send("READY", seconds=time.monotonic() - began)
+            self.serve()
+            self.end()
+        except PyserveError as error:
+            kind = FAILURE_KINDS[type(error)]
+            self.channel.send("BOOT_FAILED", kind=kind, message=error.message, details=error.details)
+            return FAILED
+        except Exception:
+            import traceback
+
+            self.log.critical(f"BUG: this worker failed; please report it\n{traceback.format_exc()}")
+            return FAILED
+        return 0
+
+    def adopt(self) -> None:
+        """Become the master's child, tie this life to the master's, and say hello."""
+        until = time.monotonic() + REPARENTING
+        while os.getppid() != self.generation.master_pid:
+            if os.getppid() == 1 or time.monotonic() > until:
+                os._exit(FAILED)  # the master is gone
+            time.sleep(0.0005)
+        self.install_signals()
+        linux.set_parent_death_signal(signal.SIGTERM)
+        if os.getppid() != self.generation.master_pid:
+            os._exit(FAILED)
+        self.slot.set("generation", self.generation.number)
+        self.slot.set("number", self.number)
+        self.slot.set("pid", self.pid)
+        self.slot.set("state", STATES.index(self.state))
+        self.channel.send("HELLO", pid=self.pid)
+        self.set_title("booting")
+
+    def install_signals(self) -> None:
+        notice = encode("LEAVING", {"cause": "SIGTERM"})
+        seconds = math.ceil(self.config.graceful_timeout + self.config.hook_timeout) + 5
+        linux.guard_worker(self.wake_writer, self.channel.fileno(), notice, seconds)
+        signal.signal(INTERRUPT, self.on_interrupt)
+        faulthandler.register(DUMP, file=self.log.fd, all_threads=True)
+
+    def boot(self) -> None:
+        from pyserve_workers.apploader import user_traceback
+
+        try:
+            lifecycle.run_start("after_fork")
+            if self.generation.app is None:
+                self.generation.load_app()
+            lifecycle.run_start("on_init")
+            lifecycle.run_start("on_bootstrap")
+        except lifecycle.HookFailedError as error:
+            raise HookError(str(error), user_traceback(error.__cause__ or error)) from None
+        self.install_signals()  # again: the app may have set its own
+        self.prepare()
+        self.epoll.register(self.channel.fileno(), select.EPOLLIN)
+        self.epoll.register(self.wake, select.EPOLLIN)
+
+    def become(self, state: str) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"BUG: worker: {self.state} → {state}")
+        self.state = state
+        self.slot.set("state", STATES.index(state))
+        self.set_title("" if state == "serving" else state)
+
+    def set_title(self, state: str) -> None:
+        from setproctitle import setproctitle
+
+        shown = f" {state}" if state else ""
+        setproctitle(f"pyserve: worker {self.number} gen {self.generation.number}{shown} [{self.generation.title}]")
+
+    def end(self) -> None:
+        lifecycle.run_stop("on_shutdown", self.cause, self.hook_failed)
+        lifecycle.close()
+        self.errors.flush()
+        self.channel.send("BYE", cut=self.cut)
+        self.become("exited")
+
+    def hook_failed(self, text: str, error: Exception) -> None:
+        from pyserve_workers.apploader import user_traceback
+
+        self.log.error(f"{text}\n{user_traceback(error)}")
+
+    # What the master and signals say.
+
+    def control(self) -> None:
+        """Take a TERM's wake-up and one message of the master's."""
+        if self._woken() and self.state != "draining":
+            self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
+        readable = select.select([self.channel], [], [], 0)[0] if self.state != "exited" else []
+        if readable:
+            self.obey(self.channel.receive())
+
+    def _woken(self) -> bool:
+        try:
+            return bool(os.read(self.wake, 64))
+        except BlockingIOError:
+            return False
+
+    def obey(self, message: Message | None) -> None:
+        if message is None:
+            self.master_lost()
+        elif message.kind == "GO" and self.state == "ready":
+            self.become("serving")
+            self.listen()
+        elif message.kind == "DRAIN" and self.state != "draining":
+            self.drain(message["cause"], message["deadline"], final=message["final"])
+        elif message.kind == "REOPEN":
+            take_over(message.fds, self.generation.log_fds)
+            message.close()
+
+    def master_lost(self) -> None:
+        self.epoll.unregister(self.channel.fileno())
+        linux.end_after(math.ceil(self.config.graceful_timeout + self.config.hook_timeout) + 5)
+        if self.state != "draining":
+            self.log.error("the master is gone: finishing the requests under way, then leaving")
+            self.drain("master lost", time.monotonic() + self.config.graceful_timeout, final=True)
+
+    def drain(self, cause: str, deadline: float, *, final: bool) -> None:
+        """Stop accepting and let what is under way end; the stop hooks that come before that run now."""
+        if self.state == "ready":
+            self.log.debug("told to leave before it served")
+        self.cause, self.deadline, self.final = cause, deadline, final
+        self.become("draining")
+        self.stop_accepting()
+        lifecycle.run_stop("on_destroy", cause, self.hook_failed)
+        lifecycle.run_stop("before_shutdown", cause, self.hook_failed)
+
+    def on_interrupt(self, _number: int, frame: FrameType | None) -> None:
+        """The master says that the request in the app has run for too long, or that the graceful deadline is over."""
+        if os.getpid() != self.pid:
+            return  # a process that the app forked
+        self.log.error(f"{self.slot.request_line}: the stacks of this worker's threads\n{stacks(frame)}")
+        if self.in_app:
+            if self.state == "draining" and time.monotonic() >= self.deadline:
+                self.cut += 1
+            raise RequestTimeout
+
+
+OUR_FILES = (os.path.dirname(__file__), os.path.dirname(lifecycle.__file__), "<string>")
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(OUR_FILES)
+
+
+def stacks(main: FrameType | None) -> str:
+    """Where every thread is now in the code that is not ours, most recent call last."""
+    import traceback
+
+    threading = sys.modules.get("threading")
+    names = {thread.ident: thread.name for thread in threading.enumerate()} if threading else {}
+    import _thread
+
+    here = _thread.get_ident()
+    parts = []
+    for ident, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] != here):
+        name = names.get(ident, "MainThread" if ident == here else str(ident))
+        summary = traceback.extract_stack(main if ident == here else frame)
+        lines = traceback.format_list([entry for entry in summary if not _is_ours(entry.filename)])
+        parts.append(f"Thread {name}:\n{''.join(lines)}")
+    return "\n".join(parts)

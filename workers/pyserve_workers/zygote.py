@@ -1,0 +1,231 @@
+"""The zygote: one per generation. Imports the app once and forks workers from it; serves nothing itself.
+
+The master starts it before it has read its own command line, so all it knows at first is its channel. It ends when the
+channel does. Signals: INT and HUP do nothing (they reach the whole process group; the master decides), TERM and QUIT
+end it, and the master starts another.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from types import SimpleNamespace
+
+from pyserve import lifecycle, linux
+from pyserve.accounts import become
+from pyserve.channel import Channel
+from pyserve.children import DUMP
+from pyserve.errors import AppError, ConfigError, HookError, PyserveError
+from pyserve.log import Log
+from pyserve.scoreboard import Scoreboard
+from pyserve.zygotes import BLOCKED, CHANNEL_FD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyserve.channel import Message
+    from pyserve.config import Config
+    from pyserve_workers.worker import Worker
+
+FAILURE_KINDS = {AppError: "app", HookError: "hook", ConfigError: "config"}
+
+
+def main() -> None:
+    for number in BLOCKED:
+        signal.signal(number, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+    faulthandler.register(DUMP, all_threads=True)
+    os.set_inheritable(CHANNEL_FD, False)
+    channel = Channel(socket.socket(fileno=CHANNEL_FD))
+    # While the master reads its command line there is time for what every generation needs.
+    import setproctitle  # noqa: F401
+
+    import pyserve_workers.apploader
+    import pyserve_workers.sync  # noqa: F401
+
+    message = channel.receive()
+    if message is not None:
+        sys.exit(Zygote(channel, message).run())
+
+
+class Generation:
+    """What all workers of a generation have in common, given to each by the fork."""
+
+    def __init__(self, message: Message) -> None:
+        self.number: int = message["generation"]
+        self.master_pid: int = message["master"]
+        # The values as the master found them valid; the module that reads and checks settings takes long to import.
+        self.config: Config = SimpleNamespace(**message["config"])  # type: ignore[assignment]  # has its attributes
+        self.preload: str = message["preload"]
+        logs = 2 if self.config.access_logfile else 1
+        self.scoreboard = Scoreboard(message.fds[0])
+        self.log_fds = message.fds[1 : 1 + logs]
+        self.listener_fds = message.fds[1 + logs :]
+        self.listeners: list[dict[str, Any]] = message["listeners"]
+        self.log = Log(self.log_fds[0], self.config.log_level, f"zygote {self.number}")
+        self.app: Callable[..., Any] | None = None  # None: each worker loads it for itself
+        self.title = self.config.proc_name
+
+    @property
+    def access_log_fd(self) -> int | None:
+        return self.log_fds[1] if len(self.log_fds) > 1 else None
+
+    def enter(self) -> None:
+        """Become the process that the app expects: environment, directory, import path, rights."""
+        config = self.config
+        for variable in config.env:
+            name, _, value = variable.partition("=")
+            os.environ[name] = value
+        if config.umask is not None:
+            os.umask(config.umask)
+        try:
+            become(config.user, config.group)
+            os.chdir(config.chdir)
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise ConfigError(f"cannot run as configured{where}: {error.strerror}") from None
+        # Only now: a change of user clears it. A zygote has nothing to finish when the master is gone.
+        linux.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != self.master_pid:
+            os._exit(1)
+        # Where the directory really is: a link to the current release is resolved once per generation.
+        sys.path[:0] = [*config.pythonpath, os.getcwd()]
+
+    def load_app(self) -> str:
+        """Import the app and run its ``on_app_loaded`` hooks; what was loaded, in words. PyserveError if that fails."""
+        from pyserve_workers.apploader import load, user_traceback
+
+        self.app, description = load(self.config.app)
+        try:
+            lifecycle.run_start("on_app_loaded")
+        except lifecycle.HookFailedError as error:
+            raise HookError(str(error), user_traceback(error.__cause__ or error)) from None
+        return description
+
+
+class Zygote:
+    def __init__(self, channel: Channel, message: Message) -> None:
+        self.channel = channel
+        self.generation = Generation(message)
+        self.log = self.generation.log
+
+    def run(self) -> int:
+        """Load, then fork workers until the channel ends. In a worker, return what its run returns."""
+        from setproctitle import setproctitle
+
+        generation = self.generation
+        faulthandler.register(DUMP, file=generation.log.fd, all_threads=True)
+        setproctitle(f"pyserve: zygote gen {generation.number} [{generation.title}]")
+        if not self.load():
+            return 0
+        while True:
+            message = self.channel.receive()
+            if message is None:
+                return 0
+            if message.kind == "SPAWN":
+                worker = self.spawn(message)
+                if worker is not None:
+                    return worker.run()
+            elif message.kind == "REOPEN":
+                from pyserve.logs import take_over
+
+                take_over(message.fds, generation.log_fds)
+            message.close()
+
+    def load(self) -> bool:
+        began = time.monotonic()
+        generation = self.generation
+        description = f"nothing yet: each worker imports {generation.config.app} for itself"
+        try:
+            generation.enter()
+            find_worker_class(generation.config.worker_class)
+            if generation.preload != "never":
+                description = generation.load_app()
+                unsafe = audit() if generation.preload == "auto" else ""
+                if unsafe:
+                    self.channel.send("UNSAFE", reasons=unsafe)
+                    return False
+        except PyserveError as error:
+            kind = FAILURE_KINDS[type(error)]
+            self.channel.send("LOAD_FAILED", kind=kind, message=error.message, details=error.details)
+            return False
+        gc.collect()
+        gc.freeze()  # what is there now is never looked at by a worker's collector, and so stays shared memory
+        self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
+        return True
+
+    def spawn(self, message: Message) -> Worker | None:
+        """Fork a worker, by way of a process that ends at once, so that the master adopts it; in it, return it."""
+        from pyserve_workers.apploader import user_traceback
+
+        try:
+            lifecycle.run_start("before_fork")
+        except lifecycle.HookFailedError as error:
+            self.refuse(message, "hook", str(error), user_traceback(error.__cause__ or error))
+            return None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            middle = os.fork()
+        except OSError as error:
+            self.refuse(message, "app", f"fork failed: {error.strerror}")
+            return None
+        if middle == 0:
+            try:
+                if os.fork() != 0:
+                    os._exit(0)
+            except OSError:
+                os._exit(1)
+            return self.become_worker(message)
+        _, status = os.waitpid(middle, 0)
+        if status != 0:
+            self.refuse(message, "app", "fork failed: no more processes, or no memory")
+        return None
+
+    def refuse(self, message: Message, kind: str, text: str, details: str = "") -> None:
+        self.channel.send("SPAWN_FAILED", id=message["id"], kind=kind, message=text, details=details)
+
+    def become_worker(self, message: Message) -> Worker:
+        self.channel.close()
+        channel = Channel(socket.socket(fileno=message.fds[0]))
+        message.fds = []
+        worker_class = find_worker_class(self.generation.config.worker_class)
+        return worker_class(self.generation, channel, message["number"], message["slot"])
+
+
+def audit() -> str:
+    """What the import left behind that a fork would break, as the end of "the import …"; empty if nothing."""
+    threads = len(os.listdir("/proc/self/task")) - 1
+    if not threads:
+        return ""
+    threading = sys.modules.get("threading")
+    names = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"] if threading else []
+    shown = f" ({', '.join(names[:4])})" if names else ""
+    return f"started {threads} thread{'s' if threads > 1 else ''}{shown}"
+
+
+def find_worker_class(name: str) -> type[Worker]:
+    """The class of a name: our own, an entry point in the group ``pyserve.workers``, or ``module:Class``."""
+    if name == "sync":  # without importlib.metadata, whose import takes longer than all else here
+        from pyserve_workers.sync import SyncWorker
+
+        return SyncWorker
+    from importlib.metadata import EntryPoint, entry_points
+
+    known = {point.name: point for point in entry_points(group="pyserve.workers")}
+    if ":" in name:
+        known[name] = EntryPoint(name, name, "pyserve.workers")
+    if name not in known:
+        raise ConfigError(f"worker class '{name}' is not known; installed are: {', '.join(sorted(known))}")
+    try:
+        loaded: type[Worker] = known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"worker class '{name}' cannot be loaded: {error}") from None
+    return loaded
