@@ -1,7 +1,8 @@
-"""Write the parser's tables in workers/pyserve_workers: h1_fields.h (indexes of common field names), h1_known.h (their perfect hash) and
-h1_tables.h (byte classes).
+"""Write the parser's tables in workers/pyserve_workers.
 
-Run it after changing a list below: `python tools/h1_tables.py`. With --check it only compares, and exits 1 if a file is out of date.
+h1_fields.h: indexes of common field names; h1_known.h: their perfect hash; h1_tables.h: byte classes.
+Run it after changing a list below: `python tools/h1_tables.py`. With --check it only compares, and exits 1 if a file is
+out of date.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ from pathlib import Path
 FOLDER = Path(__file__).parent.parent / "workers" / "pyserve_workers"
 HEADER = "/* Written by tools/h1_tables.py: change the lists there. */\n"
 
-# Fields that a trailer section must not carry (RFC 9110 6.5.1: framing, routing, request modifiers, authentication, content format).
-NOT_IN_TRAILERS = """
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+# Fields that a trailer section must not carry (RFC 9110 6.5.1: framing, routing, request modifiers, authentication,
+# content format).
+NOT_IN_TRAILERS = words("""
     host content-length transfer-encoding connection content-type expect upgrade
     te trailer keep-alive proxy-connection max-forwards cache-control pragma range if-range
     if-match if-none-match if-modified-since if-unmodified-since
     authorization proxy-authorization cookie origin content-encoding content-range content-disposition
     forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-prefix x-real-ip proxy
-""".split()
+""")
 
 # The other names that common browsers, tools and proxies send.
-COMMON = """
+COMMON = words("""
     accept accept-charset accept-encoding accept-language access-control-request-headers access-control-request-method
     content-language content-md5 date dnt from idempotency-key prefer priority purpose referer save-data
     sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc
     sec-websocket-extensions sec-websocket-key sec-websocket-protocol sec-websocket-version
-    traceparent tracestate upgrade-insecure-requests user-agent via x-csrf-token x-csrftoken x-request-id x-requested-with
-""".split()
+    traceparent tracestate upgrade-insecure-requests user-agent via x-csrf-token x-csrftoken
+    x-request-id x-requested-with
+""")
 
 NAMES = NOT_IN_TRAILERS + COMMON
 
@@ -41,7 +49,7 @@ TCHAR = "!#$%&'*+-.^_`|~" + string.ascii_letters + string.digits
 SUB_DELIMS = "!$&'()*+,;="
 UNRESERVED = string.ascii_letters + string.digits + "-._~"
 PCHAR = UNRESERVED + SUB_DELIMS + ":@"
-# Beyond RFC 3986: what the WHATWG URL standard leaves unencoded, so what every browser sends when a page or a user writes it.
+# Beyond RFC 3986: what the WHATWG URL standard leaves unencoded, and so every browser sends ("?ids[]=1").
 BROWSER_PATH = "[]|^"
 BROWSER_QUERY = "[]|^`{}\\"
 
@@ -51,7 +59,8 @@ CLASSES: dict[str, Iterable[int]] = {
     "QUERY": (PCHAR + "/?" + BROWSER_QUERY).encode(),
     # RFC 9110 5.5: field-vchar = VCHAR / obs-text, and between them SP / HTAB
     "VALUE": [*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)],
-    # RFC 3986 3.2.2: reg-name = *( unreserved / pct-encoded / sub-delims ). Without the comma: it is what joining two Host fields leaves.
+    # RFC 3986 3.2.2: reg-name = *( unreserved / pct-encoded / sub-delims ). Without the comma: it is what joining two
+    # Host fields leaves.
     "REG_NAME": (UNRESERVED + SUB_DELIMS.replace(",", "")).encode(),
     # every byte that an authority may hold; the first other one ends it
     "AUTHORITY": (UNRESERVED + SUB_DELIMS + "%:[]").encode(),
@@ -71,7 +80,7 @@ def environ_key(name: str) -> str:
 
 
 def features(name: str) -> tuple[int, int, int, int]:
-    """What the hash looks at: length, first, middle and last but one byte, letters lower-cased. The same as known_slot() in http1.c."""
+    """What the hash looks at, the same as known_slot() in http1.c: length, first, middle and last but one byte."""
     return len(name), ord(name[0]), ord(name[len(name) // 2]), ord(name[-2])
 
 
@@ -134,9 +143,13 @@ def known_header() -> str:
     return "".join(out)
 
 
+def current(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def main() -> int:
     files = {"h1_fields.h": fields_header(), "h1_tables.h": tables_header(), "h1_known.h": known_header()}
-    stale = [name for name, text in files.items() if not (FOLDER / name).exists() or (FOLDER / name).read_text() != text]
+    stale = [name for name, text in files.items() if current(FOLDER / name) != text]
     if "--check" in sys.argv[1:]:
         for name in stale:
             print(f"{name} is out of date: run python tools/h1_tables.py", file=sys.stderr)

@@ -74,7 +74,7 @@ def _start() -> tuple[int, Channel]:
 
 
 def interpreter_options(command: list[str]) -> list[str]:
-    """The interpreter's own options: ``["python", "-X", "dev", "-um", "pyserve", "-w", "2"]`` → ``["-X", "dev", "-u"]``."""
+    """The interpreter's own options: ``["python", "-X", "dev", "-um", "pyserve"]`` → ``["-X", "dev", "-u"]``."""
     options: list[str] = []
     words = iter(command[1:])
     for word in words:

@@ -150,7 +150,9 @@ def test_errors(line: str, code: int, message: str, master: FakeMaster, capsys: 
 
 
 def test_details_follow_the_line(master: FakeMaster, capsys: pytest.CaptureFixture[str]) -> None:
-    master.failure = AppError("the app cannot be imported: no module named shop", "Traceback ...\nModuleNotFoundError\n")
+    master.failure = AppError(
+        "the app cannot be imported: no module named shop", "Traceback ...\nModuleNotFoundError\n"
+    )
     assert cli.main(["shop:app"]) == 4
     assert capsys.readouterr().err == (
         "pyserve: the app cannot be imported: no module named shop\nTraceback ...\nModuleNotFoundError\n"
@@ -204,7 +206,9 @@ def test_plain_lines_need_no_click(line: str) -> None:
     assert arguments.plain(line.split()) is not None
 
 
-@pytest.mark.parametrize("line", ["--help", "a:b --print-config", "a:b c:d", "a:b -w", "a:b -w4", "a:b --", "a:b -w -b"])
+@pytest.mark.parametrize(
+    "line", ["--help", "a:b --print-config", "a:b c:d", "a:b -w", "a:b -w4", "a:b --", "a:b -w -b"]
+)
 def test_anything_else_is_left_to_click(line: str) -> None:
     assert arguments.plain(line.split()) is None
 
@@ -288,7 +292,7 @@ def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
 def test_a_real_print_config(tmp_path: Path) -> None:
     result = command("--print-config", "shop:app", cwd=tmp_path, PYSERVE_WORKERS="2")
     assert (result.returncode, result.stderr) == (0, "")
-    assert "workers                   2               PYSERVE_WORKERS\n" in result.stdout.replace(str(tmp_path), "...")
+    assert ["workers", "2", "PYSERVE_WORKERS"] in [line.split() for line in result.stdout.splitlines()]
 
 
 def test_a_real_mistake(tmp_path: Path) -> None:
@@ -319,8 +323,6 @@ def test_a_plain_start_imports_little(tmp_path: Path) -> None:
         "config.load(given, os.environ, os.getcwd())\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "pyserve.config" in result.stdout.split()
     assert heavy.isdisjoint(result.stdout.split())

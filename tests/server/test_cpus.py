@@ -19,7 +19,14 @@ def test_count(affinity: int, limits: list[float], expected: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "quota"),
-    [("max 100000\n", None), ("150000 100000\n", 1.5), ("", None), ("150000", None), ("1 0", None), ("-1 100000", None)],
+    [
+        ("max 100000\n", None),
+        ("150000 100000\n", 1.5),
+        ("", None),
+        ("150000", None),
+        ("1 0", None),
+        ("-1 100000", None),
+    ],
 )
 def test_quota_v2(text: str, quota: float | None) -> None:
     assert cpus.quota_v2(text) == quota

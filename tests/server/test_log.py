@@ -315,7 +315,7 @@ def test_a_line_without_end_does_not_grow_for_ever(stream: ErrorStream, path: Pa
 
 
 def test_bytes_are_refused(stream: ErrorStream) -> None:
-    with pytest.raises(TypeError, match="wsgi.errors takes str, not bytes"):
+    with pytest.raises(TypeError, match=r"wsgi\.errors takes str, not bytes"):
         stream.write(b"x")  # type: ignore[arg-type]
 
 

@@ -10,13 +10,24 @@ from pyserve_workers.parser import Body, Head, ParseError, decode_chunked, parse
 T = TypeVar("T")
 
 # What may stand behind a finished head or body: the next request, or anything at all.
-BEHIND = (b"G", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b":", b"\0", b"\xff" * 9)
+BEHIND = (
+    b"G",
+    b"GET / HTTP/1.1\r\nHost: b\r\n\r\n",
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b" ",
+    b":",
+    b"\0",
+    b"\xff\xfe",
+)
 
 # With longer data only so many cuts are tried, the same number from each part of it.
 MOST_CUTS = 2000
 
 
-def head(data: bytes, splits: Iterable[int] = (), **limits: int) -> Head | str | None:
+def head(data: bytes, splits: Iterable[int] = (), /, **limits: int) -> Head | str | None:
     """The head, None if it is incomplete, or the name of the error."""
     try:
         return parse_head(data, splits, **limits)
@@ -24,7 +35,7 @@ def head(data: bytes, splits: Iterable[int] = (), **limits: int) -> Head | str |
         return error.name
 
 
-def chunked(data: bytes, splits: Iterable[int] = ()) -> Body | str:
+def chunked(data: bytes, splits: Iterable[int] = (), /) -> Body | str:
     """What was decoded, or the name of the error."""
     try:
         return decode_chunked(data, splits)

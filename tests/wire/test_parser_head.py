@@ -1,8 +1,12 @@
-"""The request head: what is accepted and what it means, what is refused and as what. Each case runs in every way (see parser_ways)."""
+"""The request head: what is accepted and what it means, what is refused and as what.
+
+Each case runs in every way (see parser_ways).
+"""
 
 from __future__ import annotations
 
 import pytest
+
 from pyserve_workers.parser import Head
 from wire.parser_ways import head, head_in_every_way
 
@@ -201,14 +205,14 @@ def test_refused_request_line(line: bytes, error: str) -> None:
 
 
 def test_fields_in_order_with_spans_and_known_names() -> None:
-    found = accepted(request(b"ACCEPT: */*", b"X-One:1", b"x-one: \t 2 3\t ", b"Empty:", b"blank:  \t", host=b"hOST: a"))
+    found = accepted(request(b"ACCEPT: */*", b"X-One:1", b"x-one: \t 2 3\t ", b"Empty:", b"Blank: \t", host=b"hOST: a"))
     assert [(field.name, field.value, field.known) for field in found.fields] == [
         (b"hOST", b"a", "host"),
         (b"ACCEPT", b"*/*", "accept"),
         (b"X-One", b"1", None),
         (b"x-one", b"2 3", None),
         (b"Empty", b"", None),
-        (b"blank", b"", None),
+        (b"Blank", b"", None),
     ]
 
 

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from pyserve_workers import parser
 
 ROOT = Path(__file__).parent.parent.parent
 
-# Every error with its number and the status it is answered with. Numbers are never reused: they appear in logs and dashboards.
+# Every error with its number, which is never reused, and the status it is answered with.
 ERRORS = {
     "METHOD": (-1, 400),
     "TARGET": (-2, 400),

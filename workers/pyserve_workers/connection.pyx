@@ -43,7 +43,6 @@ from os import strerror
 
 cdef extern from *:
     """
-    #define _GNU_SOURCE
     #include <arpa/inet.h>
     #include <errno.h>
     #include <netinet/in.h>
@@ -125,6 +124,7 @@ cdef inline void set_text(log_text *text, const h1_span *span, const char *base)
     text.size = span.length
 
 
+globals()["Context"] = Context   # a cimported class is not an attribute of the module by itself
 learn_fields(h1_known_fields, H1_KNOWN_FIELDS)
 
 

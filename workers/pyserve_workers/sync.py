@@ -12,7 +12,8 @@ import time
 from collections import namedtuple
 
 from pyserve_workers.accesslog import AccessLog
-from pyserve_workers.connection import Connection, Context, accept, expired
+from pyserve_workers.connection import Connection, accept, expired
+from pyserve_workers.context import Context
 from pyserve_workers.worker import Worker
 
 # What the environ says of the side that was connected to.
