@@ -86,6 +86,8 @@ def features(name: str) -> tuple[int, int, int, int]:
 
 def find_hash(names: list[str], slots: int) -> tuple[int, ...]:
     """Four multipliers for which no two names share a slot."""
+    if not all(set(name) <= set(string.ascii_lowercase + string.digits + "-") for name in names):
+        raise SystemExit("same_name() in http1.c compares letters, digits and '-' only")
     if len(set(map(features, names))) < len(names):
         raise SystemExit("two names have the same features: let features() look at another byte")
     generator = random.Random(9112)

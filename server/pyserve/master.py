@@ -47,6 +47,13 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
         if pidfile:
             pidfile.write()
         return Master(config, reload_config, opened, logs).run()
+    except PyserveError:
+        raise
+    except Exception:
+        import traceback
+
+        logs.error.critical(f"BUG: the master failed; the workers finish and leave\n{traceback.format_exc()}")
+        return ExitCode.INTERNAL
     finally:
         for listener in opened:
             listener.close(unlink=True)

@@ -179,7 +179,7 @@ class Population:
     def soonest(self, latest: float) -> float:
         """When the next child is late, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
         pressed = (child.pressure.next for child in self.children() if child.pressure)
-        return min(latest, *pressed, *map(self.late_at, self.workers.values()))
+        return min([latest, *pressed, *map(self.late_at, self.workers.values())])
 
     # Hearing.
 
@@ -352,6 +352,8 @@ class Population:
             why = child.pressure.why
             if step == INTERRUPTED:
                 self.log.warning(f"{child.name}: {why}; it is interrupted")
+                if isinstance(child, WorkerProcess) and child.leaving:
+                    self.count_cut(child)
             elif step == DUMPED:
                 self.log.error(f"{child.name}: {why}; the stacks of its threads follow, then it is killed")
             child.press(step, why)

@@ -267,7 +267,7 @@ def _loaded(state: State, event: Loaded) -> tuple[State, list[Action]]:
 
 
 def _load_failed(state: State, event: LoadFailed) -> tuple[State, list[Action]]:
-    if event.generation not in dict(state.zygotes):
+    if dict(state.zygotes).get(event.generation) != LOADING:
         return state, []
     if state.phase == STARTING:
         return _give_up(state, event.reason)
@@ -277,7 +277,7 @@ def _load_failed(state: State, event: LoadFailed) -> tuple[State, list[Action]]:
 
 
 def _zygote_gone(state: State, event: ZygoteGone) -> tuple[State, list[Action]]:
-    if event.generation not in dict(state.zygotes):
+    if dict(state.zygotes).get(event.generation) != READY:
         return state, []
     reason = "its zygote died"
     if state.phase == STARTING:

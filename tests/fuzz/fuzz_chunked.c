@@ -1,5 +1,5 @@
-/* libFuzzer target: any bytes as a chunked body. The outcome must not depend on how they arrive, and a body that is accepted must be the
- * one that the simplest reading of the same bytes finds. */
+/* libFuzzer target: any bytes as a chunked body. The outcome must not depend on how they arrive, and a body that is
+ * accepted must be the one that the simplest reading of the same bytes finds. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>

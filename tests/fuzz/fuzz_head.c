@@ -1,5 +1,6 @@
-/* libFuzzer target: any bytes as a request head. The answer must not depend on how they arrive, nothing may be read beyond
- * them (each piece has an allocation of its exact size, for AddressSanitizer), and an accepted head must be as promised. */
+/* libFuzzer target: any bytes as a request head. The answer must not depend on how they arrive, nothing may be read
+ * beyond them (each piece has an allocation of its exact size, for AddressSanitizer), and an accepted head must be as
+ * promised. */
 #include <stdlib.h>
 #include <string.h>
 

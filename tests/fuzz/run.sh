@@ -3,7 +3,7 @@
 # Finds go to build/fuzz/: new inputs to <target>-corpus/, crashes to <target>-crash-*. Exit status 1 if a target failed.
 set -eu
 
-seconds=${1:-${SECONDS:-60}}
+seconds=${1:-60}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 source="$root/workers/pyserve_workers"
 build="$root/build/fuzz"

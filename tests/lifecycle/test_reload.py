@@ -135,7 +135,7 @@ def test_ten_reloads_under_load_lose_no_request(project: Project) -> None:
         assert {status for status, _ in kept.answers} == {200}
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-    assert server.log.count("reload done") == 10
+        assert server.log.count("reload done") == 10
 
 
 def test_a_request_under_way_is_finished_by_the_old_code(project: Project) -> None:

@@ -41,8 +41,8 @@ def test_processes_have_titles(project: Project) -> None:
         server.wait_for_log("ready: 1 worker")
         title = Path(f"/proc/{server.pid}/cmdline").read_bytes().strip(b"\0").decode()
         assert title == "pyserve: master [app:wsgi]"
-        worker = Path(f"/proc/{server.workers()[0]}/cmdline").read_bytes().strip(b"\0").decode()
-        assert worker == "pyserve: worker 0 gen 1 [app:wsgi]"
+        worker = Path(f"/proc/{server.workers()[0]}/cmdline")
+        server.wait_for(lambda: worker.read_bytes().strip(b"\0").decode() == "pyserve: worker 0 gen 1 [app:wsgi]")
 
 
 def test_the_master_never_imports_the_app(project: Project) -> None:
@@ -162,7 +162,8 @@ def test_the_first_generation_that_fails_ends_the_master(
     ended = run("broken:wsgi", "-b", "127.0.0.1:0", "-w", "2", "--boot-timeout", "2", cwd=tmp_path)
     assert reason in ended.stderr
     assert ended.returncode == exit_code
-    assert "pyserve_workers" not in ended.stderr  # the user's traceback, not ours
+    if "stacks of its threads follow" not in ended.stderr:
+        assert "pyserve_workers" not in ended.stderr  # the user's traceback, not ours
     assert left_behind(tmp_path) == []
 
 

@@ -1,6 +1,6 @@
-/* Reads the files named after "head" or "chunked" and parses every beginning of each, laid so that its last byte is the last byte of
- * a page and the next page cannot be touched: reading one byte too many ends the program with a signal, in the same optimised
- * code that serves. For heads the bytes are read-only too. Prints the answer for each whole file. */
+/* Reads the files named after "head" or "chunked" and parses every beginning of each, laid so that its last byte is the
+ * last byte of a page and the next page cannot be touched: reading one byte too many ends the program with a signal, in
+ * the same optimised code that serves. For heads the bytes are read-only too. Prints the answer for each whole file. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

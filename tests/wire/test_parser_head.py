@@ -228,6 +228,21 @@ def test_control_characters_in_values(byte: int) -> None:
         assert head_in_every_way(request(b"X: " + text % byte)) == "FIELD_VALUE"
 
 
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 24])
+def test_every_byte_at_every_place_of_a_value(length: int) -> None:
+    """Values are read eight bytes a step: no place in a step may be more lenient, or stricter, than another."""
+    errors = {b"\n": "BARE_LF", b"\r": "BARE_CR"}
+    for place in range(length):
+        for byte in (bytes([number]) for number in range(256)):
+            text = b"v" * place + byte + b"v" * (length - place - 1)
+            found = head(request(b"X: " + text + b"."))
+            if byte == b"\t" or (byte >= b" " and byte != b"\x7f"):
+                assert isinstance(found, Head)
+                assert value(found, b"X") == (text + b".").lstrip(b" \t")
+            else:
+                assert found == errors.get(byte, "FIELD_VALUE")
+
+
 TCHAR = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 

@@ -29,6 +29,9 @@ cdef struct log_step:
     size_t size
 
 
+cdef void log_request(log_entry *entry, const h1_head *head, bint understood, const char *data, size_t size) noexcept
+
+
 cdef class AccessLog:
     cdef readonly int fd
     cdef readonly str format

@@ -14,7 +14,7 @@ from posix.unistd cimport getpid, write
 
 from pyserve.errors import ConfigError
 
-from pyserve_workers.http1 cimport h1_field, h1_head
+from pyserve_workers.http1 cimport h1_field, h1_head, h1_span
 
 
 cdef extern from "clock.h" nogil:
@@ -377,6 +377,33 @@ cdef class AccessLog:
         except Error:
             user = b""
         return self.put_escaped(user, len(user))
+
+
+cdef void log_request(log_entry *entry, const h1_head *head, bint understood, const char *data, size_t size) noexcept:
+    """The request's part of an entry. `head` is NULL if not even the request line was valid, and of a head that is not understood
+    only that line is used; the bytes are what came of the request."""
+    cdef const char *end
+    entry.base = data
+    entry.head = head if understood else NULL
+    entry.minor_version = -1 if head is NULL else head.minor_version
+    set_text(&entry.method, &head.method if head is not NULL else NULL, data)
+    set_text(&entry.target, &head.target if head is not NULL else NULL, data)
+    set_text(&entry.path, &head.path if head is not NULL else NULL, data)
+    set_text(&entry.query, &head.query if head is not NULL else NULL, data)
+    while size and (data[0] == c"\r" or data[0] == c"\n"):   # an empty line may precede the request line
+        data += 1
+        size -= 1
+    end = <const char *>memchr(data, c"\r", size)
+    entry.line.data = data
+    entry.line.size = end - data if end is not NULL else min(size, <size_t>256)
+
+
+cdef void set_text(log_text *text, const h1_span *span, const char *base) noexcept:
+    text.data = base
+    text.size = 0
+    if span is not NULL:
+        text.data += span.offset
+        text.size = span.length
 
 
 cdef const char *HEX = b"0123456789abcdef"

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
 
 from pyserve_workers.accesslog cimport AccessLog
+from pyserve_workers.http1 cimport h1_limits
 
 
 cdef extern from "scoreboard.h" nogil:
@@ -49,8 +50,7 @@ cdef class Context:
     # settings that the hot paths read, as C values; times are nanoseconds, 0 is "no limit"
     cdef uint64_t header_timeout, body_timeout, write_timeout, keep_alive, keepalive_linger
     cdef uint64_t limit_body, body_buffer, response_buffer, response_spool
-    cdef size_t limit_head
-    cdef unsigned int limit_line, limit_fields, limit_field_size
+    cdef h1_limits head_limits
     cdef bytes spool_dir
     cdef str script_name
     cdef bint wants_response_fields
@@ -77,4 +77,4 @@ cdef class Context:
     cdef bint wait_for_client(self, int fd) except -1
     cdef uint64_t enter(self, const char *method, size_t method_size, const char *target, size_t target_size) noexcept
     cdef void leave(self, uint64_t started, uint64_t now) noexcept
-    cdef void count(self, int status, uint64_t sent) noexcept
+    cdef void count(self, int status) noexcept

@@ -83,10 +83,10 @@ cdef class Context:
         self.body_buffer = settings.body_buffer
         self.response_buffer = max(<int>BLOCK_SIZE, settings.response_buffer)
         self.response_spool = settings.response_spool
-        self.limit_head = settings.limit_request_head
-        self.limit_line = settings.limit_request_line
-        self.limit_fields = settings.limit_request_fields
-        self.limit_field_size = settings.limit_request_field_size
+        self.head_limits.line = settings.limit_request_line
+        self.head_limits.fields = settings.limit_request_fields
+        self.head_limits.field_size = settings.limit_request_field_size
+        self.head_limits.head = settings.limit_request_head
         self.spool_dir = os.fsencode(settings.spool_dir or os.environ.get("TMPDIR") or DEFAULT_TMPDIR)
 
     def __dealloc__(self):
@@ -234,9 +234,8 @@ cdef class Context:
             bucket += 1
         slot.latency[bucket] += 1
 
-    cdef void count(self, int status, uint64_t sent) noexcept:
-        """A response has been made, of so many bytes."""
+    cdef void count(self, int status) noexcept:
+        """A response has been made."""
         cdef int group = status // 100
         self.slot.requests += 1
-        self.slot.bytes_out += sent
         self.slot.status[(group if group < 5 else 5) - 1] += 1

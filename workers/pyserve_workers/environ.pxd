@@ -1,7 +1,6 @@
 from pyserve_workers.body cimport Body
 from pyserve_workers.context cimport Context
-from pyserve_workers.http1 cimport h1_head, h1_known_field
+from pyserve_workers.http1 cimport h1_head
 
 
-cdef void learn_fields(const h1_known_field *fields, int count) except *
 cdef dict make_environ(Context context, dict template, const h1_head *head, const char *base, Body body, str remote_addr, str remote_port)

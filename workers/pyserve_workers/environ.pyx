@@ -7,27 +7,27 @@ the body has been decoded, and CONTENT_LENGTH tells its decoded size. An absolut
 """
 
 cimport cython
-from cpython.dict cimport PyDict_Contains, PyDict_Copy, PyDict_GetItem, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_SetItem
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from sys import intern
 
 from pyserve_workers.body cimport EMPTY, Body
 from pyserve_workers.context cimport Context
 from pyserve_workers.http1 cimport (
-    H1_FIELD_CONTENT_LENGTH, H1_FIELD_COOKIE, H1_FIELD_HAS_UNDERSCORE, H1_FIELD_HOST, H1_FIELD_PROXY, H1_FIELD_TRANSFER_ENCODING,
-    H1_FIELD_X_FORWARDED_PROTO, H1_TARGET_ABSOLUTE, H1_TARGET_ASTERISK, H1_UNKNOWN, h1_field, h1_head, h1_known_field, h1_span,
+    H1_FIELD_CONTENT_LENGTH, H1_FIELD_COOKIE, H1_FIELD_HAS_UNDERSCORE, H1_FIELD_PROXY, H1_FIELD_TRANSFER_ENCODING, H1_KNOWN_FIELDS,
+    H1_TARGET_ABSOLUTE, H1_TARGET_ASTERISK, H1_UNKNOWN, h1_field, h1_head, h1_known_field,
 )
+from pyserve_workers.inbox cimport known_fields
 
 
 cdef extern from "octets.h" nogil:
     size_t octets_unquote(char *out, const char *data, size_t size)
-    bint octets_equal(const char *data, size_t size, const char *name, size_t name_size)
 
 cdef extern from *:
     """
@@ -61,15 +61,20 @@ cdef PyObject *keys[MOST_FIELDS]
 cdef list all_keys = []
 
 
-cdef void learn_fields(const h1_known_field *fields, int count) except *:
-    """Makes the environ keys of the parser's known fields."""
+cdef int learn_keys() except -1:
+    """Makes the environ keys of the fields that the parser knows."""
+    cdef const h1_known_field *fields = known_fields()
     cdef int i
-    if count > MOST_FIELDS:
-        raise SystemError(f"BUG: {count} known fields, places for {<int>MOST_FIELDS}")
-    for i in range(count):
+    if H1_KNOWN_FIELDS > <int>MOST_FIELDS:
+        raise SystemError(f"BUG: {H1_KNOWN_FIELDS} known fields, places for {<int>MOST_FIELDS}")
+    for i in range(H1_KNOWN_FIELDS):
         key = intern(fields[i].environ_key[:fields[i].environ_key_length].decode("ascii"))
         all_keys.append(key)
         keys[i] = <PyObject *>key
+    return 0
+
+
+learn_keys()
 
 
 cdef inline object text(int place, const char *data, size_t size):

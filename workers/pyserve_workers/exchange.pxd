@@ -2,4 +2,5 @@ from pyserve_workers.context cimport Context
 from pyserve_workers.response cimport Response
 
 
+cdef str described(object error)
 cdef int exchange(Context context, Response response, object start_response, dict environ) except -1

@@ -19,20 +19,23 @@ from pyserve_workers.response cimport STAGED, Response
 cdef int exchange(Context context, Response response, object start_response, dict environ) except -1:
     """Runs the request and leaves its response in the outbox, or cuts it: then keep_alive is False."""
     cdef object iterable = None
-    context.running = True
     try:
+        context.running = True
         iterable = context.app(environ, start_response)
         if type(iterable) is list or type(iterable) is tuple:
             response.put_sequence(iterable)
             response.finish()
+        elif iterable is None:
+            raise TypeError("the app returned None, not an iterable of bytes")
         elif not send_file(response, iterable):
             iterate(response, iterable)
     except BaseException as error:
         context.running = False
         fail(context, response, environ, error)
-    if iterable is not None and type(iterable) is not list:
-        close(context, response, environ, iterable)
-    context.running = False
+    finally:
+        context.running = False
+        if type(iterable) is not list and type(iterable) is not tuple and iterable is not None:
+            close(context, response, environ, iterable)
     if response.excess or response.short:
         report_length(context, response, environ)
     return 0
@@ -63,7 +66,7 @@ cdef bint has_one(object iterable):
 
 cdef bint send_file(Response response, object iterable) except -1:
     """Sends a file_wrapper's file from its descriptor; False if the iterable is nothing of that kind."""
-    if type(iterable) is not FileWrapper:
+    if type(iterable) is not FileWrapper or response.stage != STAGED:
         return False
     place = on_disk(iterable)
     if place is None:

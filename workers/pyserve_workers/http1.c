@@ -54,6 +54,24 @@ static uint32_t known_slot(const uint8_t *name, size_t length) {
            HASH_SLOTS;
 }
 
+static uint64_t eight_bytes(const void *bytes) {
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+/* h1_equals() for a name of tchar and a known one, which consists of letters, digits and '-': no other tchar becomes
+ * one of these by OR-ing 0x20. Eight bytes a step, the last eight perhaps once more. */
+static bool same_name(const uint8_t *name, const char *known, size_t length) {
+    const uint64_t fold = 0x2020202020202020u;
+    if (length < 8)
+        return h1_equals(name, length, known, length);
+    for (size_t i = 0; i + 8 < length; i += 8)
+        if ((eight_bytes(name + i) | fold) != eight_bytes(known + i))
+            return false;
+    return (eight_bytes(name + length - 8) | fold) == eight_bytes(known + length - 8);
+}
+
 uint32_t h1_known_index(const uint8_t *name, size_t length) {
     if (length < 2 || length > LONGEST_KNOWN)
         return H1_UNKNOWN;
@@ -61,7 +79,7 @@ uint32_t h1_known_index(const uint8_t *name, size_t length) {
     if (index == EMPTY_SLOT)
         return H1_UNKNOWN;
     const h1_known_field *field = &h1_known_fields[index];
-    return h1_equals(name, length, field->name, field->name_length) ? index : H1_UNKNOWN;
+    return length == field->name_length && same_name(name, field->name, length) ? index : H1_UNKNOWN;
 }
 
 /* ---- one line ---- */
@@ -307,14 +325,29 @@ static int32_t scan_field_name(h1_field *field, const line_scan *line, uint32_t 
     return (int32_t)(at + 1);
 }
 
+/* The first byte from `at` on that is not of H1_VALUE, or stop. Values are most of a head: eight bytes a step, as long
+ * as none of them is below 0x20 or is 0x7f (such a byte sets its top bit; a carry from it may set another's too); then
+ * the plain loop, which decides. The tests try every byte at every place of a step. */
+static uint32_t skip_value(const uint8_t *buffer, uint32_t at, uint32_t stop) {
+    const uint64_t each = 0x0101010101010101u;
+    for (; stop - at >= 8; at += 8) {
+        const uint64_t bytes = eight_bytes(buffer + at);
+        const uint64_t del = bytes ^ each * 0x7f;
+        if ((((bytes - each * 0x20) & ~bytes) | ((del - each) & ~del)) & (each * 0x80))
+            break;
+    }
+    while (at < stop && h1_class[buffer[at]] & H1_VALUE)
+        at++;
+    return at;
+}
+
 /* RFC 9110 5.5: field-content = field-vchar [ 1*( SP / HTAB / field-vchar ) field-vchar ] */
 static int32_t scan_field_value(h1_field *field, const line_scan *line, uint32_t at) {
     const uint8_t *buffer = line->buffer;
     while (at < line->stop && h1_is_space(buffer[at]))
         at++;
     const uint32_t start = at;
-    while (at < line->stop && h1_class[buffer[at]] & H1_VALUE)
-        at++;
+    at = skip_value(buffer, at, line->stop);
     const int32_t next = scan_line_end(line, at, H1_ERR_FIELD_VALUE);
     while (at > start && h1_is_space(buffer[at - 1]))
         at--;

@@ -8,7 +8,7 @@ went away: that is OUT_GONE, and `failure` says why.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, EIO, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, EINTR, ENODATA, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close as close_fd
@@ -112,7 +112,7 @@ cdef class Outbox:
             self.end -= self.start
             self.start = 0
         if self.end + size > self.capacity:
-            capacity = max(2 * self.capacity, self.end + size)
+            capacity = max(self.end + size, min(2 * self.capacity, self.context.response_buffer))
             if self.capacity == BLOCK_SIZE:   # never realloc a block of the pool: it keeps its size
                 grown = <char *>malloc(capacity)
                 if grown is not NULL:
@@ -209,6 +209,7 @@ cdef class Outbox:
             n = outbox_sendmsg(self.fd, parts, count, flags)
             if n >= 0:
                 self.sent += n
+                self.context.slot.bytes_out += n
                 self.blocked = False
                 return n
             if errno == EINTR:
@@ -326,11 +327,12 @@ cdef class Outbox:
             n = sendfile(self.fd, source, &place, asked)
         if n > 0:
             self.sent += n
+            self.context.slot.bytes_out += n
             size[0] = n
             self.blocked = <size_t>n < asked
             return OUT_BLOCKED if self.blocked else OUT_EMPTY
         if n == 0:
-            return self.lost(EIO)   # the file has become shorter than was promised
+            return self.lost(ENODATA)   # the file has become shorter than was promised
         self.blocked = errno == EAGAIN
         return OUT_BLOCKED if errno == EAGAIN or errno == EINTR else self.lost(errno)
 

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The parser as Python functions: for the tests, which feed it bytes in every way. The server calls the C functions directly."""
+"""The parser as Python functions, for the tests, which feed it bytes in every way; the server calls the C functions."""
 
 from collections import namedtuple
 

@@ -353,8 +353,6 @@ cdef class Response:
         """The whole body, as a part of a file whose descriptor stays the app's own."""
         cdef ssize_t n
         cdef int copy
-        if self.stage == FRESH:
-            raise RuntimeError("the app did not call start_response")
         if not self.declared:
             self.declared = True
             self.length = size

@@ -229,8 +229,6 @@ class Worker(ABC):
             return  # a process that the app forked
         self.log.error(f"{self.slot.request_line}: the stacks of this worker's threads\n{stacks(frame)}")
         if self.in_app:
-            if self.state == "draining" and time.monotonic() >= self.deadline:
-                self.cut += 1
             raise RequestTimeout
 
 

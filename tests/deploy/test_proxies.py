@@ -1,0 +1,125 @@
+"""The nginx and HAProxy samples, in front of a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from lifecycle.load import Load
+from support import Server, serve
+from support.processes import GENEROUS, wait_for
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+APP = """
+def wsgi(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/json")])
+    import json
+    wanted = ("wsgi.url_scheme", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "REMOTE_PORT")
+    return [json.dumps({name: environ.get(name) for name in wanted}).encode()]
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def adapt(text: str, changes: dict[str, str]) -> str:
+    """The sample with other addresses and paths, as whoever uses it changes it."""
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def nginx(folder: Path, server: Server, port: int) -> list[str]:
+    changes = {
+        "127.0.0.1:8000": server.url.removeprefix("http://"),
+        "listen 80": f"listen 127.0.0.1:{port}",
+        "/var/log/nginx": str(folder),
+        "/run/nginx.pid": f"{folder}/pid",
+        "worker_processes auto": "worker_processes 1",  # so that its kept connections can be counted
+    }
+    config = folder / "nginx.conf"
+    config.write_text(adapt((DEPLOY / "nginx.conf").read_text(), changes))
+    return [program("nginx"), "-p", str(folder), "-e", f"{folder}/error.log", "-c", str(config), "-g", "daemon off;"]
+
+
+def haproxy(folder: Path, server: Server, port: int) -> list[str]:
+    changes = {"127.0.0.1:8000": server.url.removeprefix("http://"), "bind :80": f"bind 127.0.0.1:{port}"}
+    config = folder / "haproxy.cfg"
+    text = adapt((DEPLOY / "haproxy.cfg").read_text(), changes)
+    config.write_text(text.replace("global\n", "global\n    nbthread 1\n"))  # so that its kept connections can be counted
+    return [program("haproxy"), "-db", "-f", str(config)]
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if not found:
+        pytest.skip(f"{name} is not installed (Debian: {name})")
+    return found
+
+
+@contextmanager
+def running(command: list[str], log: Path) -> Iterator[None]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        yield
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
+        process.wait(GENEROUS)
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=GENEROUS).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+def test_the_sample_serves(tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]]) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with serve("app:wsgi", "--workers", "1", cwd=tmp_path) as server:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        with running(proxy(tmp_path, server, port), tmp_path / "proxy.log"):
+            wait_for(lambda: answers(url), "the proxy")
+            forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "6.6.6.6", "X-Forwarded-Host": "evil.example"}
+            with requests.Session() as client:
+                seen = [client.get(url, headers=forged, timeout=GENEROUS).json() for _ in range(20)]
+    assert seen[0]["wsgi.url_scheme"] == "http"
+    assert seen[0]["HTTP_HOST"] == seen[0]["HTTP_X_FORWARDED_HOST"] == f"127.0.0.1:{port}"
+    assert seen[0]["HTTP_X_FORWARDED_FOR"] == "127.0.0.1"
+    # One connection between proxy and server carries all requests of a client that sends one at a time.
+    assert len({each["REMOTE_PORT"] for each in seen}) == 1
+
+
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+def test_a_reload_behind_the_proxy_loses_nothing(
+    tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]]
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with serve("app:wsgi", "--workers", "2", cwd=tmp_path) as server:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        with running(proxy(tmp_path, server, port), tmp_path / "proxy.log"):
+            wait_for(lambda: answers(url), "the proxy")
+            with Load(url, threads=4) as fresh, Load(url, threads=4, reuse=True) as kept:
+                for generation in (2, 3, 4):
+                    server.signal(signal.SIGHUP)
+                    server.wait_for_log(rf"reload done: generation {generation} ")
+                    before = len(fresh.answers), len(kept.answers)
+                    wait_for(lambda: len(fresh.answers) > before[0] + 20 and len(kept.answers) > before[1] + 20)  # noqa: B023
+    assert fresh.failures + kept.failures == []
+    assert {status for status, _ in fresh.answers + kept.answers} == {200}

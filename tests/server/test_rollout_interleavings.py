@@ -1,0 +1,191 @@
+"""Everything that can happen to the rollout, in every order, as Hypothesis finds it.
+
+Each rule lets one thing happen; ``World`` checks each answer. At the end all succeeds, and all must be whole again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pyserve import rollout
+from pyserve.rollout import (
+    BOOTING,
+    DRAINING,
+    LOADING,
+    READY,
+    ROLLING,
+    SERVING,
+    STABLE,
+    STARTING,
+    STOPPING,
+    Aborted,
+    Committed,
+    Drain,
+    GiveUp,
+    Go,
+    Loaded,
+    Reload,
+    Scale,
+    Start,
+    Stop,
+    WorkerLeaving,
+)
+from support.rollout_world import World
+
+PICK = st.integers(0, 1000)  # one of what there is
+TIMES = st.sampled_from([0.0, 0.1, 1.0, 5.0, 16.0, 70.0])
+
+
+class Interleavings(RuleBasedStateMachine):
+    @initialize(workers=st.integers(1, 5), max_crashes=st.integers(1, 6), started=st.booleans())
+    def begin(self, workers: int, max_crashes: int, started: bool) -> None:
+        self.world = World(workers, max_crashes)
+        self.world.tell(Start())
+        if started:
+            self.world.settle()
+
+    def pick(self, from_: list[int], which: int) -> int:
+        return from_[which % len(from_)]
+
+    def loading(self) -> list[int]:
+        return [generation for generation, what in self.world.zygotes.items() if what == LOADING]
+
+    def loaded(self) -> list[int]:
+        return [generation for generation, what in self.world.zygotes.items() if what == READY]
+
+    @precondition(loading)
+    @rule(which=PICK)
+    def zygote_loads(self, which: int) -> None:
+        self.world.tell(Loaded(self.pick(self.loading(), which)))
+
+    @precondition(lambda self: self.loading() and self.world.state.phase != STARTING)
+    @rule(which=PICK)
+    def zygote_fails_to_load(self, which: int) -> None:
+        self.world.load_failed(self.pick(self.loading(), which))
+
+    @precondition(lambda self: self.loaded() and self.world.state.phase != STARTING)
+    @rule(which=PICK)
+    def zygote_dies(self, which: int) -> None:
+        self.world.zygote_gone(self.pick(self.loaded(), which))
+
+    @precondition(lambda self: self.world.in_state(BOOTING))
+    @rule(which=PICK)
+    def worker_is_ready(self, which: int) -> None:
+        worker = self.pick(self.world.in_state(BOOTING), which)
+        assert Go(worker) in self.world.ready(worker)
+
+    @precondition(lambda self: self.world.in_state(BOOTING) and self.world.state.phase != STARTING)
+    @rule(which=PICK)
+    def worker_fails_to_boot(self, which: int) -> None:
+        self.world.gone(self.pick(self.world.in_state(BOOTING), which))
+
+    @precondition(lambda self: self.world.serving())
+    @rule(which=PICK)
+    def worker_crashes(self, which: int) -> None:
+        self.world.gone(self.pick(self.world.serving(), which))
+
+    @precondition(lambda self: self.world.living())
+    @rule(which=PICK)
+    def worker_is_told_to_stop_by_somebody(self, which: int) -> None:
+        self.world.tell(WorkerLeaving(self.pick([worker.id for worker in self.world.living()], which)))
+
+    @precondition(lambda self: self.world.in_state(DRAINING))
+    @rule(which=PICK, clean=st.booleans())
+    def drained_worker_ends(self, which: int, clean: bool) -> None:
+        """Even by a crash: it is none of the rollout's business any more."""
+        crashes, failures = self.world.state.crashes, self.world.state.failures
+        worker = self.pick(self.world.in_state(DRAINING), which)
+        self.world.gone(worker, "exited with code 0" if clean else "a worker was killed by SIGSEGV")
+        assert (self.world.state.crashes, self.world.state.failures) == (crashes, failures)
+
+    @rule(workers=st.integers(1, 5))
+    def reload(self, workers: int) -> None:
+        before = self.world.state
+        actions = self.world.tell(Reload(workers))
+        assert self.world.state.target == before.target
+        assert not [action for action in actions if isinstance(action, (Drain, Go, Aborted, Committed))]
+
+    @rule(by=st.integers(-3, 3))
+    def scale(self, by: int) -> None:
+        before = self.world.state.target
+        self.world.tell(Scale(by))
+        assert self.world.state.target == max(1, before + by)
+
+    @rule(seconds=TIMES)
+    def time_passes(self, seconds: float) -> None:
+        self.world.tick(seconds)
+
+    @rule(generation=st.integers(1, 12), worker=st.integers(1, 60), kind=st.integers(0, 4))
+    def message_comes_late(self, generation: int, worker: int, kind: int) -> None:
+        """About a zygote that has ended or was stopped, or a worker that drains or has ended."""
+        world = self.world
+        phase = world.state.phase
+        if kind == 0 and generation not in world.zygotes:
+            world.tell(Loaded(generation))
+        elif kind == 1 and generation not in world.zygotes:
+            world.load_failed(generation)
+        elif kind == 2 and generation not in world.zygotes:
+            world.zygote_gone(generation)
+        elif kind == 3 and worker not in world.workers:
+            world.gone(worker)
+        elif kind == 4 and worker not in world.in_state(BOOTING):
+            assert Go(worker) not in world.ready(worker)
+        assert world.state.phase == phase
+
+    @rule(dice=st.integers(0, 19))
+    def stop_or_failed_start(self, dice: int) -> None:
+        """Rare, because little can happen after it."""
+        world = self.world
+        if dice == 0:
+            world.tell(Stop())
+        elif dice == 1 and world.state.phase == STARTING and self.loading():
+            assert isinstance(world.load_failed(1)[0], GiveUp)
+        elif dice == 2 and world.state.phase == STARTING and world.in_state(BOOTING):
+            assert isinstance(world.gone(world.in_state(BOOTING)[0])[0], GiveUp)
+
+    @rule(dice=st.integers(0, 9))
+    def all_is_quiet_for_a_while(self, dice: int) -> None:
+        if dice == 0:
+            self.world.settle()
+
+    @invariant()
+    def committed_generation_is_known(self) -> None:
+        state = self.world.state
+        assert state.good == self.world.committed
+        assert (state.good == 0) <= (state.phase in (STARTING, STOPPING))
+        assert (state.next != 0) or state.phase in (STABLE, STOPPING)
+        assert state.failures < rollout.FAILURES_TO_ROLL_BACK or state.phase != ROLLING
+
+    @invariant()
+    def nobody_stays_without_reason(self) -> None:
+        """Foreign workers serve on only as long as they are needed."""
+        state, world = self.world.state, self.world
+        if state.phase == STOPPING:
+            return
+        foreign = [w for w in world.living() if w.generation not in (rollout.goal(state), state.next)]
+        assert not foreign or len(world.serving()) <= state.target
+        assert all(worker.state == SERVING for worker in foreign)
+
+    @invariant()
+    def retry_is_near(self) -> None:
+        assert self.world.state.retry_at <= self.world.now + rollout.BACKOFF_LIMIT
+
+    def teardown(self) -> None:
+        world = self.world
+        world.settle()
+        if world.state.phase == STOPPING:
+            assert not world.workers
+            assert not world.zygotes
+        else:
+            world.assert_whole()
+
+
+# PYSERVE_TEST_EXAMPLES=20000 walks for an hour instead of some seconds.
+Interleavings.TestCase.settings = settings(
+    max_examples=int(os.environ.get("PYSERVE_TEST_EXAMPLES", "150")), stateful_step_count=60, deadline=None
+)
+TestInterleavings = Interleavings.TestCase

@@ -1,0 +1,33 @@
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pyserve_workers.accesslog import AccessLog
+
+class _Log(Protocol):
+    def debug(self, text: str, /) -> None: ...
+    def info(self, text: str, /) -> None: ...
+    def warning(self, text: str, /) -> None: ...
+    def error(self, text: str, /) -> None: ...
+
+class Context:
+    app: Any
+    settings: Any
+    errors: Any
+    log: _Log
+    access_log: AccessLog | None
+    multithread: bool
+    multiprocess: bool
+    draining: bool
+    running: bool
+    wait_writable: Callable[[int, float | None], bool] | None
+    def __init__(
+        self,
+        app: Callable[..., Any] | None,
+        settings: Any,
+        slot: memoryview,
+        errors: Any,
+        log: _Log,
+        access_log: AccessLog | None = None,
+        multithread: bool = False,
+        multiprocess: bool = True,
+    ) -> None: ...
