@@ -15,7 +15,7 @@ EXAMPLES := $(wildcard examples/*/requirements.txt)
 PLAIN_C := workers/pyserve_workers/http1.c workers/pyserve_workers/h1_values.c workers/pyserve_workers/h1_chunked.c
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint fuzz clean
+.PHONY: help serve test test-all lint fuzz bench-start clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,8 +39,11 @@ lint: $(VENV)/stamp-dev ## ruff, mypy, and the plain C under the compiler's stri
 fuzz: $(VENV)/stamp-test ## feed the parser broken requests under the sanitizers for SECONDS=60
 	tests/fuzz/run.sh $(SECONDS)
 
+bench-start: ## time to the first answer, and memory, beside gunicorn and uWSGI
+	$(PYTHON) benchmarks/start.py
+
 clean: ## remove what make has made
-	rm -rf .venv .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf .venv .venv-3.* benchmarks/.venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	rm -rf pyserve.egg-info server/pyserve.egg-info server/pyserve/*.so workers/pyserve_workers/*.so
 	find server workers tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -9,6 +9,7 @@ sum of the proportional set sizes (PSS) of all processes of a server, after 1,00
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import signal
@@ -23,6 +24,7 @@ import environment
 WORKERS = 4
 REQUESTS = 1000
 PATIENCE = 30.0  # seconds
+ENDING = 3.0  # seconds
 HELLO = (environment.HERE, "apps:hello")
 FLASK = (environment.ROOT / "examples" / "flask_app", "app:app")
 APPS = {"hello": HELLO, "Flask example": FLASK}
@@ -89,8 +91,16 @@ class Run:
         return sum(pss(pid) for pid in tree(self.process.pid)) / 1024
 
     def end(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(PATIENCE)
+        """SIGINT ends each of them; uWSGI sometimes takes no notice, so that what is left is killed."""
+        pids = tree(self.process.pid)
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(PATIENCE)
 
 
 def tree(pid: int) -> list[int]:

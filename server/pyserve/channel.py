@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from array import array
 from collections import deque
 
 TYPE_CHECKING = False
@@ -46,6 +47,11 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class Message:
     """One message: ``message.kind``, its fields as ``message["name"]``, its descriptors in ``message.fds``."""
 
@@ -61,8 +67,7 @@ class Message:
 
     def close(self) -> None:
         """Close the descriptors that came with it."""
-        for fd in self.fds:
-            os.close(fd)
+        _close(self.fds)
         self.fds = []
 
 
@@ -149,15 +154,13 @@ class Channel:
             if not self._transmit(packet, fds):
                 return
             self.outbox.popleft()
-            for fd in fds:
-                os.close(fd)
+            _close(fds)
 
     def _transmit(self, packet: bytes, fds: list[int]) -> bool:
         try:
-            if fds:
-                socket.send_fds(self.socket, [packet], fds, socket.MSG_NOSIGNAL)
-            else:
-                self.socket.send(packet, socket.MSG_NOSIGNAL)
+            # Not socket.send_fds() and recv_fds(): they drop the flags that they are given.
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            self.socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
         except OSError as error:
             # ETOOMANYREFS: too many descriptors in flight for this user; they arrive as the others read.
             if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
@@ -169,26 +172,29 @@ class Channel:
     def receive(self) -> Message | None:
         """The next message; None at the end of the file. BlockingIOError when a non-blocking end has none."""
         try:
-            packet, fds, flags, _ = socket.recv_fds(
-                self.socket, MESSAGE_LIMIT + 1, DESCRIPTORS_LIMIT, socket.MSG_CMSG_CLOEXEC
+            packet, ancillary, flags, _ = self.socket.recvmsg(
+                MESSAGE_LIMIT + 1, socket.CMSG_SPACE(DESCRIPTORS_LIMIT * array("i").itemsize), socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             # It ended without reading all that we sent. The kernel says so once, before what it sent last.
             return self.receive()
+        fds = array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         try:
             if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
                 raise ProtocolError("a message or its descriptors did not arrive whole")
             if packet:
-                message, fds = decode(packet, fds), []
-                return message
-            return None
-        finally:
-            for fd in fds:
-                os.close(fd)
+                return decode(packet, list(fds))
+        except ProtocolError:
+            _close(fds)
+            raise
+        _close(fds)
+        return None
 
     def close(self) -> None:
         for _, fds in self.outbox:
-            for fd in fds:
-                os.close(fd)
+            _close(fds)
         self.outbox.clear()
         self.socket.close()

@@ -49,7 +49,7 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
         return Master(config, reload_config, opened, logs).run()
     except PyserveError:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
         import traceback
 
         logs.error.critical(f"BUG: the master failed; the workers finish and leave\n{traceback.format_exc()}")
@@ -240,9 +240,18 @@ class Master:
         self.begin_stop(cause, graceful)
         for listener in self.listeners:
             if listener.owned_tcp:
-                linux.drop_new_handshakes(listener.fileno())
+                self.end_handshakes(listener)
         self.handshakes_until = time.monotonic() + min(HANDSHAKE_GRACE, graceful)
         self.finish_handshakes()
+
+    def end_handshakes(self, listener: listeners.Listener) -> None:
+        try:
+            linux.drop_new_handshakes(listener.fileno())
+        except OSError as error:  # recent kernels want CAP_NET_ADMIN for it
+            self.log.debug(
+                f"{listener.url}: new handshakes cannot be held off ({error.strerror}): "
+                "one that ends in the moment in which the socket is closed is reset"
+            )
 
     def begin_stop(self, cause: str, graceful: float) -> None:
         self.stop_cause = self.stop_cause or cause
@@ -315,10 +324,10 @@ class Master:
         self.log.info("no worker has crashed for a while: not degraded any more")
         self.notifier.status(f"generation {self.state.good}, {count(self.state.target, 'worker')}")
 
-    def do_give_up(self, action: rollout.GiveUp) -> None:
+    def do_give_up(self, _action: rollout.GiveUp) -> None:
         self.begin_stop("the app did not start", 0.0)
         self.exit_code = self.population.failure[0]
-        self.log.critical(f"not started: {action.reason}")
+        self.log.critical(f"not started; exit code {self.exit_code}")
 
 
 SIGNALS: dict[int, Callable[[Master], None]] = {

@@ -17,8 +17,12 @@ the next generation's configuration wants holds from its ROLLING on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NamedTuple
+else:
+    from pyserve.records import NamedTuple
 
 STARTING = "starting"
 STABLE = "stable"
@@ -260,6 +264,8 @@ def _reload(state: State, event: Reload) -> tuple[State, list[Action]]:
 
 
 def _loaded(state: State, event: Loaded) -> tuple[State, list[Action]]:
+    if dict(state.zygotes).get(event.generation) != LOADING:
+        return state, []
     state = _with_zygote(state, event.generation, READY)
     if state.phase == PREPARING and event.generation == state.next:
         state = state._replace(phase=CANARY)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
+
 from lifecycle.load import Load
 from support import Server, serve
 from support.processes import GENEROUS, wait_for
@@ -57,7 +58,9 @@ def haproxy(folder: Path, server: Server, port: int) -> list[str]:
     changes = {"127.0.0.1:8000": server.url.removeprefix("http://"), "bind :80": f"bind 127.0.0.1:{port}"}
     config = folder / "haproxy.cfg"
     text = adapt((DEPLOY / "haproxy.cfg").read_text(), changes)
-    config.write_text(text.replace("global\n", "global\n    nbthread 1\n"))  # so that its kept connections can be counted
+    config.write_text(
+        text.replace("global\n", "global\n    nbthread 1\n")
+    )  # so that its kept connections can be counted
     return [program("haproxy"), "-db", "-f", str(config)]
 
 
@@ -69,12 +72,17 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
+def running(command: list[str], url: str, log: Path) -> Iterator[None]:
+    """A proxy, once a request through it is answered."""
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
+        wait_for(lambda: answers(url) or process.poll() is not None, "the proxy")
         yield
-        assert process.poll() is None, log.read_text()
+        assert process.poll() is None, "it has ended"
+    except BaseException:
+        print(log.read_text())
+        raise
     finally:
         process.terminate()
         process.wait(GENEROUS)
@@ -93,16 +101,15 @@ def test_the_sample_serves(tmp_path: Path, proxy: Callable[[Path, Server, int], 
     with serve("app:wsgi", "--workers", "1", cwd=tmp_path) as server:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        with running(proxy(tmp_path, server, port), tmp_path / "proxy.log"):
-            wait_for(lambda: answers(url), "the proxy")
+        with running(proxy(tmp_path, server, port), url, tmp_path / "proxy.log"):
             forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "6.6.6.6", "X-Forwarded-Host": "evil.example"}
             with requests.Session() as client:
                 seen = [client.get(url, headers=forged, timeout=GENEROUS).json() for _ in range(20)]
     assert seen[0]["wsgi.url_scheme"] == "http"
     assert seen[0]["HTTP_HOST"] == seen[0]["HTTP_X_FORWARDED_HOST"] == f"127.0.0.1:{port}"
     assert seen[0]["HTTP_X_FORWARDED_FOR"] == "127.0.0.1"
-    # One connection between proxy and server carries all requests of a client that sends one at a time.
-    assert len({each["REMOTE_PORT"] for each in seen}) == 1
+    # The proxy keeps its connections. (HAProxy sends a client's first request over a new one: a kept one might fail.)
+    assert len({each["REMOTE_PORT"] for each in seen}) <= 2
 
 
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
@@ -113,8 +120,7 @@ def test_a_reload_behind_the_proxy_loses_nothing(
     with serve("app:wsgi", "--workers", "2", cwd=tmp_path) as server:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        with running(proxy(tmp_path, server, port), tmp_path / "proxy.log"):
-            wait_for(lambda: answers(url), "the proxy")
+        with running(proxy(tmp_path, server, port), url, tmp_path / "proxy.log"):
             with Load(url, threads=4) as fresh, Load(url, threads=4, reuse=True) as kept:
                 for generation in (2, 3, 4):
                     server.signal(signal.SIGHUP)

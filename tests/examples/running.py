@@ -52,10 +52,12 @@ class Example:
         return sum(_pss(pid) for pid in self.server.processes())
 
     def reload(self) -> None:
-        """Send SIGHUP and wait until the new code alone takes connections."""
+        """Send SIGHUP, and wait until new workers serve and the old ones, which may finish requests, have left."""
+        old = set(self.server.workers())
         self.generation += 1
         self.server.signal(signal.SIGHUP)
         self.server.wait_for_log(f"reload done: generation {self.generation} ")
+        self.server.wait_for(lambda: old.isdisjoint(self.server.processes()))
 
 
 def _pss(pid: int) -> int:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from lifecycle.load import Load
 from lifecycle.project import Project
 from support import serve

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
 from support import serve
@@ -59,6 +60,7 @@ def test_a_graceful_stop_answers_the_request_under_way(project: Project, number:
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
         with Load(server.url, "/sleep?2", threads=2) as load:
             server.wait_for(lambda: in_app(server, 2))
+            load.stopped.set()
             server.signal(number)
             server.wait_for_log("stopping")
             load.stop()

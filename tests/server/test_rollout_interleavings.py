@@ -41,12 +41,19 @@ TIMES = st.sampled_from([0.0, 0.1, 1.0, 5.0, 16.0, 70.0])
 
 
 class Interleavings(RuleBasedStateMachine):
-    @initialize(workers=st.integers(1, 5), max_crashes=st.integers(1, 6), started=st.booleans())
-    def begin(self, workers: int, max_crashes: int, started: bool) -> None:
+    @initialize(
+        workers=st.integers(1, 5), max_crashes=st.integers(1, 6), phase=st.sampled_from([STARTING, STABLE, ROLLING])
+    )
+    def begin(self, workers: int, max_crashes: int, phase: str) -> None:
         self.world = World(workers, max_crashes)
         self.world.tell(Start())
-        if started:
-            self.world.settle()
+        if phase == STARTING:
+            return
+        self.world.settle()
+        if phase == ROLLING:
+            self.world.tell(Reload(workers))
+            self.world.tell(Loaded(2))
+            self.world.ready(self.world.in_state(BOOTING)[0])
 
     def pick(self, from_: list[int], which: int) -> int:
         return from_[which % len(from_)]

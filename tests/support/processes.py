@@ -11,7 +11,7 @@ GENEROUS = 60.0  # seconds: beyond what even a very busy machine takes for a ste
 
 
 def wait_for(condition: Callable[[], object], what: str = "the condition", timeout: float = GENEROUS) -> None:
-    """Wait until a condition holds. AssertionError, with the name of ``what`` did not come, after ``timeout`` seconds."""
+    """Wait until a condition holds. AssertionError, naming ``what`` did not come, after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come within {timeout:g} s"

@@ -32,7 +32,7 @@ BIND_FLAGS = ("-b", "--bind")
 
 class Server:
     def __init__(
-        self, command: list[str], cwd: Path, environ: dict[str, str], log: Path, error_log: Path | None
+        self, command: list[str], cwd: Path, environ: dict[str, str], log: Path, error_log: Path | None = None
     ) -> None:
         self.log_path = log
         self.error_log = error_log
@@ -146,7 +146,7 @@ def serve(
 ) -> Iterator[Server]:
     """A server started with these arguments in ``cwd``, listening (on a free port of 127.0.0.1 if no --bind is given).
 
-    env: variables to add. ready=False: do not wait until every worker is ready. error_log: the file of --error-logfile, if given.
+    env: variables to add. ready=False: do not wait until every worker is ready. error_log: that of --error-logfile.
     """
     if not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
         arguments = (*arguments, "--bind", "127.0.0.1:0")

@@ -1,11 +1,12 @@
 """A real systemd, booted as process 1 of namespaces of its own, without a container engine.
 
-It shares this machine's files, except that /run, /tmp and /var/tmp are its own (a booting systemd empties them) and that
-/srv/myapp is a folder of the test's. None of this machine's units runs in it: it boots an empty target.
+It shares this machine's files, except that /run, /tmp and /var/tmp are its own (a booting systemd empties them) and
+that /srv/myapp is a folder of the test's. None of this machine's units runs in it: it boots an empty target.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -60,6 +61,7 @@ class Machine:
 
     def __init__(self, application: Path, log: Path) -> None:
         self.log = log
+        self.groups = control_groups()
         visible = [sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -114,5 +116,15 @@ class Machine:
 
     def stop(self) -> None:
         """End it: with its process 1, every process of the namespace ends."""
+        inside = children(self.process.pid)
         self.process.kill()  # unshare's --kill-child ends systemd
         self.process.wait()
+        wait_for(lambda: not any(title(pid) for pid in inside), "the end of systemd")
+        for folder in sorted(control_groups() - self.groups, reverse=True):
+            with contextlib.suppress(OSError):  # another test's, and in use
+                folder.rmdir()
+
+
+def control_groups() -> set[Path]:
+    """The control groups that a systemd makes for its units."""
+    return {found for name in ("*.slice", "*.scope") for found in Path("/sys/fs/cgroup").glob(f"**/{name}/**")}

@@ -168,7 +168,7 @@ class Server:
             ready, _, _ = select.select([self.access_read], [], [], max(0.0, ends - time.monotonic()))
             assert ready, f"no whole access line, only {line!r}"
             line += os.read(self.access_read, 1)
-        return line.decode("ascii")
+        return line.decode()
 
 
 class Response:

@@ -8,8 +8,8 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
-/* A new connection's descriptor, non-blocking and close-on-exec, or -1 with errno. `host` has room for INET6_ADDRSTRLEN bytes;
- * `port` is -1 for a unix socket, whose peer has no address. */
+/* A new connection's descriptor, non-blocking and close-on-exec, or -1 with errno. `host` has room for INET6_ADDRSTRLEN
+ * bytes; `port` is -1 for a unix socket, whose peer has no address. */
 static inline int accept_peer(int listener, char *host, int *port)
 {
     struct sockaddr_storage address;

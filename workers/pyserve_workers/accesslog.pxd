@@ -51,7 +51,7 @@ cdef class AccessLog:
     cdef char iso_date[19]
 
     cdef int add(self, log_entry *entry, bytes response_fields, dict environ) except -1
-    cdef int add_step(self, const log_step *step, log_entry *entry, uint64_t wall, bytes response_fields, dict environ) except -1
+    cdef int add_step(self, const log_step *step, log_entry *entry, bytes response_fields, dict environ) except -1
     cdef int add_json(self, log_entry *entry, uint64_t wall) except -1
     cdef int room(self, size_t size) except -1
     cdef int put(self, const char *data, size_t size) except -1

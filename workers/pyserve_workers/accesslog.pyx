@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
 """The access log: one line for every response, formatted natively and written once a turn of the loop.
 
-Formats: "combined" (Apache's), "json" (one object a line), or a text with gunicorn's atoms. No client can forge a line: in a
-text, quotes, backslashes, control characters and bytes beyond ASCII appear as \\xNN; in JSON, as its own escapes.
+Formats: "combined" (Apache's), "json" (one object a line), or a text with gunicorn's atoms. No client can forge a
+line: in a text, quotes, backslashes, control characters and bytes beyond ASCII appear as \\xNN; in JSON, as its own
+escapes.
 A log that cannot be written costs its lines, never a request.
 """
 
@@ -59,9 +60,9 @@ cdef enum:
 
 # gunicorn's letters
 ATOMS = {
-    "h": PEER, "l": NOTHING, "u": USER, "t": DATE, "r": LINE, "m": METHOD, "U": PATH, "q": QUERY, "H": PROTOCOL, "s": STATUS,
-    "B": SIZE, "b": SIZE_OR_DASH, "f": REFERER, "a": AGENT, "T": SECONDS, "D": MICROSECONDS, "M": MILLISECONDS,
-    "L": DECIMAL_SECONDS, "p": PID,
+    "h": PEER, "l": NOTHING, "u": USER, "t": DATE, "r": LINE, "m": METHOD, "U": PATH, "q": QUERY, "H": PROTOCOL,
+    "s": STATUS, "B": SIZE, "b": SIZE_OR_DASH, "f": REFERER, "a": AGENT, "T": SECONDS, "D": MICROSECONDS,
+    "M": MILLISECONDS, "L": DECIMAL_SECONDS, "p": PID,
 }
 NAMED = {"i": REQUEST_FIELD, "o": RESPONSE_FIELD, "e": VARIABLE}
 
@@ -83,7 +84,9 @@ def compile_format(str format):
             continue
         end = format.find(")s", mark)
         if not format.startswith("%(", mark) or end < 0:
-            raise ConfigError(f"access_logformat: {format[mark:mark + 12]!r} is not of the form %(name)s; a percent sign itself is %%")
+            raise ConfigError(
+                f"access_logformat: {format[mark:mark + 12]!r} is not of the form %(name)s; a percent sign itself is %%"
+            )
         name = format[mark + 2:end]
         if literal:
             steps.append((LITERAL, literal.encode()))
@@ -101,7 +104,8 @@ def atom_of(str name):
     if name.startswith("{") and argument and kind in NAMED:
         atom = NAMED[kind]
         return atom, (argument if atom == VARIABLE else argument.lower()).encode()
-    raise ConfigError(f"access_logformat: unknown atom %({name})s; there are %({')s %('.join(ATOMS)})s %({{Header}}i)s %({{Header}}o)s %({{var}}e)s")
+    known = " ".join(f"%({atom})s" for atom in [*ATOMS, "{Header}i", "{Header}o", "{variable}e"])
+    raise ConfigError(f"access_logformat: unknown atom %({name})s; there are {known}")
 
 
 @cython.final
@@ -147,7 +151,8 @@ cdef class AccessLog:
         self.lines = 0
 
     cdef int add(self, log_entry *entry, bytes response_fields, dict environ) except -1:
-        """Adds one line. `environ` is None for a request that no app has seen, `response_fields` unless wants_response_fields."""
+        """Adds one line. `environ` is None for a request that no app has seen, and `response_fields` unless
+        wants_response_fields."""
         cdef int i
         cdef uint64_t wall = clock_wall()
         if wall // 1000000000 != self.dated:
@@ -158,7 +163,7 @@ cdef class AccessLog:
             self.add_json(entry, wall)
         else:
             for i in range(self.step_count):
-                self.add_step(&self.steps[i], entry, wall, response_fields, environ)
+                self.add_step(&self.steps[i], entry, response_fields, environ)
         self.lines += 1
         if self.length > WRITE_AT:
             self.flush()
@@ -169,7 +174,7 @@ cdef class AccessLog:
         clock_log_date(self.log_date, second)
         clock_iso_date(self.iso_date, second)
 
-    cdef int add_step(self, const log_step *step, log_entry *entry, uint64_t wall, bytes response_fields, dict environ) except -1:
+    cdef int add_step(self, const log_step *step, log_entry *entry, bytes response_fields, dict environ) except -1:
         cdef int atom = step.atom
         if atom == LITERAL:
             return self.put(step.text, step.size)
@@ -190,7 +195,9 @@ cdef class AccessLog:
         if atom == QUERY:
             return self.put_escaped(entry.query.data, entry.query.size) if entry.query.size else 0
         if atom == PROTOCOL:
-            return self.put(b"HTTP/1.0" if entry.minor_version == 0 else b"HTTP/1.1", 8) if entry.minor_version >= 0 else self.put(b"-", 1)
+            if entry.minor_version < 0:
+                return self.put(b"-", 1)
+            return self.put(b"HTTP/1.0" if entry.minor_version == 0 else b"HTTP/1.1", 8)
         if atom == STATUS:
             return self.put_number(entry.status, 3)
         if atom == SIZE or atom == SIZE_OR_DASH and entry.sent:
@@ -368,20 +375,22 @@ cdef class AccessLog:
         cdef const h1_field *field = request_field(entry, b"authorization", 13)
         cdef const char *value
         cdef bytes user
-        if field is NULL or field.value.length < 7 or not octets_equal(entry.base + field.value.offset, 6, b"basic ", 6):
+        if field is NULL:
+            return self.put(b"-", 1)
+        value = entry.base + field.value.offset
+        if field.value.length < 7 or not octets_equal(value, 6, b"basic ", 6):
             return self.put(b"-", 1)
         from binascii import Error, a2b_base64
-        value = entry.base + field.value.offset + 6
         try:
-            user = a2b_base64(value[:field.value.length - 6]).partition(b":")[0]
+            user = a2b_base64(value[6:field.value.length]).partition(b":")[0]
         except Error:
             user = b""
         return self.put_escaped(user, len(user))
 
 
 cdef void log_request(log_entry *entry, const h1_head *head, bint understood, const char *data, size_t size) noexcept:
-    """The request's part of an entry. `head` is NULL if not even the request line was valid, and of a head that is not understood
-    only that line is used; the bytes are what came of the request."""
+    """The request's part of an entry. `head` is NULL if not even the request line was valid, and of a head that is not
+    understood only that line is used; the bytes are what came of the request."""
     cdef const char *end
     entry.base = data
     entry.head = head if understood else NULL

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
-"""A request body, complete before the app sees it as ``wsgi.input``: bytes in memory, or an unlinked temporary file when it is large.
+"""A request body, complete before the app sees it as ``wsgi.input``: in memory, or in an unlinked file if it is large.
 
 The connection feeds it, finishes it, and hands it to the app. It knows nothing of sockets and framing.
 """
@@ -44,7 +44,7 @@ cdef class Body:
     # The connection's side
 
     cdef int feed(self, const char *data, size_t size, uint64_t limit, bytes spool_dir) except -1:
-        """Adds bytes; what exceeds `limit` in all goes to a file in `spool_dir`. Raises OSError when that cannot be had or written."""
+        """Adds bytes. A body larger than `limit` is in a file in `spool_dir`; OSError if that cannot be had or written."""
         if self.fd < 0 and self.length + size > limit:
             self.fd = spool_open(<const char *>spool_dir)
             if self.fd < 0:

@@ -1,4 +1,4 @@
-/* Time for the request side: a monotonic clock, and dates written without strftime (whose names follow the app's locale). */
+/* A monotonic clock, and dates written without strftime(), whose names follow the app's locale. */
 #ifndef PYSERVE_CLOCK_H
 #define PYSERVE_CLOCK_H
 
@@ -11,7 +11,9 @@
 #define CLOCK_ISO_DATE_LENGTH 19    /* "1994-11-06T08:49:37" */
 
 static const char clock_days[7][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-static const char clock_months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+static const char clock_months[12][4] = {
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+};
 
 static inline uint64_t clock_now(void)
 {

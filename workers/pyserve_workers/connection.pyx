@@ -12,8 +12,8 @@ The states, and what ends each:
     LINGER   half-closed, input dropped  the client closes; LINGER_TIME, LINGER_BYTES
     CLOSED   for ever
 
-A fault of the client is answered in one place, refuse(): a short response, a line in the log, LINGER. Without the half-close
-and the draining, a client that is still sending would get a reset instead of the answer (RFC 9112, 9.6).
+A fault of the client is answered in one place, refuse(): a short response, a line in the log, LINGER. Without the
+half-close and the draining, a client that is still sending would get a reset instead of the answer (RFC 9112, 9.6).
 """
 
 cimport cython
@@ -79,12 +79,12 @@ globals()["Context"] = Context   # a cimported class is not an attribute of the 
 
 @cython.final
 cdef class Connection:
-    """``Connection(context, fd, listener, peer)`` owns the descriptor, which is in non-blocking mode. ``listener`` has ``scheme``,
-    ``server_name`` and ``server_port``; ``peer`` is (host, port), or None for a unix socket.
+    """``Connection(context, fd, listener, peer)`` owns the descriptor, which is in non-blocking mode. ``listener`` has
+    ``scheme``, ``server_name`` and ``server_port``; ``peer`` is (host, port), or None for a unix socket.
 
-    ``serve(events)`` does all that can be done without waiting and returns the epoll events that it wants next, or 0 when it has
-    closed itself. ``receive()``, ``run()`` and ``flush()`` are its parts: they return WANT_READ, WANT_WRITE, REQUEST (call run())
-    or 0.
+    ``serve()`` does all that can be done without waiting and returns the epoll events that it wants next, or 0 when it
+    has closed itself. ``receive()``, ``run()`` and ``flush()`` are its parts, for workers that run the app elsewhere:
+    they return WANT_READ, WANT_WRITE, REQUEST (call run()) or 0.
     """
 
     def __init__(self, Context context not None, int fd, listener, peer=None):
@@ -172,7 +172,8 @@ cdef class Connection:
             self.outbox.lost(ETIMEDOUT)
             self.report_loss()
             self.context.slot.cut += 1
-        # An idle connection, used or not, is closed without a word: a 408 would be taken for the answer to the next request.
+        # An idle connection, used or not, is closed without a word: a client that sends its request just now would
+        # take a 408 for the answer to it.
         return self.shut()
 
     def retire(self):
@@ -258,7 +259,7 @@ cdef class Connection:
         if self.state != S_READY:
             return self.step_receive()
         self.state = S_RUNNING
-        started = context.enter(base + head.method.offset, head.method.length, base + head.target.offset, head.target.length)
+        started = context.enter(head, base)
         context.tick(started)
         self.client_closes = not head.keep_alive
         self.prepare_response(head.keep_alive != 0 and context.keep_alive != 0 and not context.draining)
@@ -274,13 +275,19 @@ cdef class Connection:
     cdef int prepare_response(self, bint keep_alive) except -1:
         cdef h1_head *head = self.inbox.head
         cdef bint http11 = True, head_request = False
+        cdef const char *method
         # Used again unless the app has kept it: then there are more references than ours and the bound method's.
-        if self.response is None or refcount(<PyObject *>self.response) > 2 or refcount(<PyObject *>self.start_response) > 1:
+        if (
+            self.response is None
+            or refcount(<PyObject *>self.response) > 2
+            or refcount(<PyObject *>self.start_response) > 1
+        ):
             self.response = Response.__new__(Response)
             self.start_response = self.response.start_response
         if self.inbox.has_line():
             http11 = head.minor_version > 0
-            head_request = head.method.length == 4 and memcmp(self.inbox.data + self.inbox.start + head.method.offset, b"HEAD", 4) == 0
+            method = self.inbox.data + self.inbox.start + head.method.offset
+            head_request = head.method.length == 4 and memcmp(method, b"HEAD", 4) == 0
         self.response.begin(self.context, self.outbox, http11, head_request, keep_alive)
         return 0
 
@@ -330,7 +337,7 @@ cdef class Connection:
         return self.settle()
 
     cdef int settle(self) except -1:
-        """Waits for what the state waits for: sets the deadline, gives back what is not needed, and says what is wanted."""
+        """Sets the deadline of the state, gives back what it does not need, and says what it waits for."""
         if self.state == S_READY:
             return N_REQUEST
         if self.state == S_IDLE:
@@ -350,7 +357,7 @@ cdef class Connection:
     # Ending
 
     cdef int refuse(self, int status, str reason, str detail=None) except -1:
-        """Answers a fault of the client's, or of ours in receiving, with bytes, a line in the log and the end of the connection."""
+        """Answers a fault of the client's, or of ours in receiving: bytes, a line in the log, the connection's end."""
         if detail is None:
             self.context.log.info(f"{self.name()}: refused with {status}: {reason}")
         else:
@@ -424,6 +431,7 @@ cdef class Connection:
         cdef log_entry entry
         cdef Response response = self.response
         cdef Inbox inbox = self.inbox
+        cdef h1_head *head
         cdef Py_ssize_t size
         self.context.count(response.status)
         if response.cut or response.short or self.outbox.failure:
@@ -435,16 +443,18 @@ cdef class Connection:
         entry.status = response.status
         entry.sent = response.sent
         entry.duration = duration
-        log_request(&entry, inbox.head if inbox.has_line() else NULL, understood, inbox.data + inbox.start, inbox.end - inbox.start)
+        head = inbox.head if inbox.has_line() else NULL
+        log_request(&entry, head, understood, inbox.data + inbox.start, inbox.end - inbox.start)
         return self.context.access_log.add(&entry, response.fields, environ)
 
     cdef int report_loss(self) except -1:
         """The outbox cannot send any more."""
         cdef int failure = self.outbox.failure
+        cdef double patience = self.context.write_timeout / 1e9
         if failure == ENODATA:
             self.context.log.error(f"{self.name()}: cut: the file of its response became shorter while it was sent")
         elif failure == ETIMEDOUT:
-            self.context.log.info(f"{self.name()}: cut: it has not read its response for {self.context.write_timeout / 1e9:g} s")
+            self.context.log.info(f"{self.name()}: cut: it has not read its response for {patience:g} s")
         else:
             self.context.log.debug(f"{self.name()}: went away before its response was complete: {strerror(failure)}")
         return 0
@@ -472,7 +482,8 @@ def expired(dict connections, double now):
 
 
 def accept(int listener):
-    """(descriptor, peer) of a new connection, ready for Connection(); None if there is none now. OSError, as for EMFILE, is the caller's."""
+    """(descriptor, peer) of a new connection, as Connection() takes them; None if there is none now. OSError if the
+    system refuses (EMFILE, ENFILE, ENOBUFS, ENOMEM): to try again at once would spin."""
     cdef char host[64]
     cdef int port = -1
     cdef int fd = accept_peer(listener, host, &port)

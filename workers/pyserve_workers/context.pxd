@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
 from pyserve_workers.accesslog cimport AccessLog
-from pyserve_workers.http1 cimport h1_limits
+from pyserve_workers.http1 cimport h1_head, h1_limits
 
 
 cdef extern from "scoreboard.h" nogil:
@@ -18,7 +18,7 @@ cdef extern from "scoreboard.h" nogil:
         uint64_t latency[24]
         uint64_t request_line_length
         char request_line[384]
-    int PYSERVE_REQUEST_LINE
+    size_t PYSERVE_REQUEST_LINE
     int PYSERVE_SLOT_SIZE
     int PYSERVE_LATENCY_BUCKETS
 
@@ -75,6 +75,6 @@ cdef class Context:
     cdef dict template(self, object listener)
     cdef bint trusts(self, str host)
     cdef bint wait_for_client(self, int fd) except -1
-    cdef uint64_t enter(self, const char *method, size_t method_size, const char *target, size_t target_size) noexcept
+    cdef uint64_t enter(self, const h1_head *head, const char *base) noexcept
     cdef void leave(self, uint64_t started, uint64_t now) noexcept
     cdef void count(self, int status) noexcept

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
-"""What all connections of one worker share: the app, the limits, the scoreboard slot, the buffers and the second's date.
+"""What all connections of one worker share: the app, the limits, the scoreboard slot, the buffers and today's date.
 
 A Context belongs to one worker process and is made after the fork. It knows nothing of single requests.
 """
@@ -43,8 +43,12 @@ cdef uint64_t nanoseconds(object seconds) except? 0:
 
 @cython.final
 cdef class Context:
-    """``Context(app, settings, slot, errors, log, access_log)``: ``settings`` is a Config (or has its attributes), ``slot`` a writable
-    buffer of one scoreboard slot, ``errors`` the text stream that apps see as ``wsgi.errors``."""
+    """``Context(app, settings, slot, errors, log, access_log)``: ``settings`` is a Config (or has its attributes),
+    ``slot`` a writable buffer of one scoreboard slot, ``errors`` the text stream that apps see as ``wsgi.errors``.
+
+    ``running`` is True exactly while code of the app may run; ``draining`` makes every further response the last one of
+    its connection; ``wait_writable(fd, seconds or None) -> bool`` replaces the wait for a client that reads slowly.
+    """
 
     def __init__(self, app, settings, slot, errors, log, access_log=None, multithread=False, multiprocess=True):
         cdef Py_buffer view
@@ -170,7 +174,8 @@ cdef class Context:
         return host is None or host in self.trusted
 
     cdef bint wait_for_client(self, int fd) except -1:
-        """Waits until the descriptor is writable; False when write_timeout passed first. No request is "in the app" meanwhile."""
+        """Waits until the descriptor is writable; False when write_timeout passed first. Meanwhile no request is in the
+        app, so that its timeout does not count a slow client's time."""
         cdef bint running = self.running
         cdef uint64_t started = self.slot.request_start
         cdef uint64_t began = clock_now()
@@ -207,16 +212,15 @@ cdef class Context:
 
     # The scoreboard: plain stores, read by the master.
 
-    cdef uint64_t enter(self, const char *method, size_t method_size, const char *target, size_t target_size) noexcept:
-        """A request enters the app; returns the time."""
-        cdef size_t room = PYSERVE_REQUEST_LINE
+    cdef uint64_t enter(self, const h1_head *head, const char *base) noexcept:
+        """A request enters the app; returns the time. `base` is where the head's spans count from."""
         cdef pyserve_slot *slot = self.slot
-        method_size = min(method_size, room - 1)
-        target_size = min(target_size, room - 1 - method_size)
-        memcpy(slot.request_line, method, method_size)
-        slot.request_line[method_size] = c" "
-        memcpy(slot.request_line + method_size + 1, target, target_size)
-        slot.request_line_length = method_size + 1 + target_size
+        cdef size_t method = head.method.length   # at most H1_MAX_METHOD, which leaves room
+        cdef size_t target = min(<size_t>head.target.length, PYSERVE_REQUEST_LINE - 1 - method)
+        memcpy(slot.request_line, base + head.method.offset, method)
+        slot.request_line[method] = c" "
+        memcpy(slot.request_line + method + 1, base + head.target.offset, target)
+        slot.request_line_length = method + 1 + target
         slot.active += 1
         slot.request_start = clock_now()
         return slot.request_start

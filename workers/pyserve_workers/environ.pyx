@@ -2,8 +2,9 @@
 """A parsed head as the environ of PEP 3333 and RFC 3875.
 
 Decisions: PATH_INFO is percent-decoded; all text is Latin-1. Repeated fields are joined with "," (Cookie with "; ").
-Left out are names with an underscore (they would pass for the one with a hyphen), Proxy (httpoxy) and Transfer-Encoding:
-the body has been decoded, and CONTENT_LENGTH tells its decoded size. An absolute target's authority is the Host.
+Left out are names with an underscore (they would pass for the one with a hyphen), Proxy (httpoxy) and
+Transfer-Encoding: the body has been decoded, and CONTENT_LENGTH tells its decoded size. An absolute target's authority
+is the Host, and "OPTIONS *" has the path "/", for WSGI knows no other that is not empty; RAW_URI tells.
 """
 
 cimport cython
@@ -20,8 +21,8 @@ from sys import intern
 from pyserve_workers.body cimport EMPTY, Body
 from pyserve_workers.context cimport Context
 from pyserve_workers.http1 cimport (
-    H1_FIELD_CONTENT_LENGTH, H1_FIELD_COOKIE, H1_FIELD_HAS_UNDERSCORE, H1_FIELD_PROXY, H1_FIELD_TRANSFER_ENCODING, H1_KNOWN_FIELDS,
-    H1_TARGET_ABSOLUTE, H1_TARGET_ASTERISK, H1_UNKNOWN, h1_field, h1_head, h1_known_field,
+    H1_FIELD_CONTENT_LENGTH, H1_FIELD_COOKIE, H1_FIELD_HAS_UNDERSCORE, H1_FIELD_PROXY, H1_FIELD_TRANSFER_ENCODING,
+    H1_KNOWN_FIELDS, H1_TARGET_ABSOLUTE, H1_TARGET_ASTERISK, H1_UNKNOWN, h1_field, h1_head, h1_known_field,
 )
 from pyserve_workers.inbox cimport known_fields
 
@@ -31,8 +32,8 @@ cdef extern from "octets.h" nogil:
 
 cdef extern from *:
     """
-    /* The values of the last requests, one place for each kind: most requests repeat them, and to compare is cheaper than
-     * to decode. Only under the GIL. */
+    /* The values of the last requests, one place for each kind: most requests repeat them, and to compare is cheaper
+     * than to decode. Only under the GIL. */
     #ifdef Py_GIL_DISABLED
     #define ENVIRON_REMEMBERS 0
     #else
@@ -171,10 +172,13 @@ cdef int add_path(dict environ, Context context, const h1_head *head, const char
     return 0
 
 
-cdef dict make_environ(Context context, dict template, const h1_head *head, const char *base, Body body, str remote_addr, str remote_port):
-    """`base` is where the head's spans count from; `body` is complete. A unix peer has no address and no port (None)."""
+cdef dict make_environ(
+    Context context, dict template, const h1_head *head, const char *base, Body body, str remote_addr, str remote_port
+):
+    """`base` is where the head's spans count from; `body` is complete. A unix peer has no address and no port: None."""
     cdef dict environ = PyDict_Copy(template)
     cdef object value
+    cdef PyObject *known
     value = text(METHOD, base + head.method.offset, head.method.length)
     PyDict_SetItem(environ, "REQUEST_METHOD", value)
     value = text(TARGET, base + head.target.offset, head.target.length)
@@ -196,7 +200,9 @@ cdef dict make_environ(Context context, dict template, const h1_head *head, cons
     add_fields(environ, head, base)
     if head.target_form == H1_TARGET_ABSOLUTE:
         PyDict_SetItem(environ, "HTTP_HOST", text(HOST, base + head.host.offset, head.host.length))
-    value = environ.get("HTTP_X_FORWARDED_PROTO")
-    if value is not None and context.trusts(remote_addr if remote_port is not None else None) and value.lower() in ("https", "http"):
-        PyDict_SetItem(environ, "wsgi.url_scheme", value.lower())
+    known = PyDict_GetItem(environ, "HTTP_X_FORWARDED_PROTO")
+    if known is not NULL and context.trusts(remote_addr):
+        value = (<str>known).lower()
+        if value == "https" or value == "http":
+            PyDict_SetItem(environ, "wsgi.url_scheme", value)
     return environ

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
 """One request in the app: call it, take its iterable, close it, and answer for what it raises.
 
-Nothing that an app does gets past here: SystemExit and KeyboardInterrupt too are an error of that request, for the other
-clients of this worker have done nothing.
+Nothing that an app raises gets past here: SystemExit and KeyboardInterrupt too are an error of that request, for the
+other clients of this worker have done nothing.
 """
 
 cdef extern from "Python.h":
@@ -55,7 +55,7 @@ cdef int iterate(Response response, object iterable) except -2:
 
 
 cdef bint has_one(object iterable):
-    """Does it say that it has one item? "The server can then rely on that" (PEP 3333, Handling the Content-Length Header)."""
+    """Does it say that it has one item? Then that item's length is the Content-Length (PEP 3333 lets us rely on it)."""
     if PyGen_CheckExact(iterable) or not hasattr(iterable, "__len__"):
         return False
     try:
@@ -94,13 +94,14 @@ cdef int close(Context context, Response response, dict environ, object iterable
 
 
 cdef int fail(Context context, Response response, dict environ, object error) except -1:
-    """The app raised: 500, or 504 for a request that took too long, if the head has not gone; else the response is cut."""
+    """The app raised: 500, or 504 for a request that took too long, if the head has not gone; else a cut."""
     cdef int status = 504 if isinstance(error, RequestTimeout) else 500
     cdef bint late = response.head_is_sent()
+    what = "cut in the middle of its response" if late else f"answered with {status}"
     if status == 504:
-        context.log.error(f"{name_of(environ)}: {'cut' if late else 'answered with 504'}: the request took longer than timeout allows")
+        context.log.error(f"{name_of(environ)}: {what}: it took longer than timeout allows")
     else:
-        context.log.error(f"{name_of(environ)}: {'cut, the app raised after its response had begun' if late else 'answered with 500'}\n{described(error)}")
+        context.log.error(f"{name_of(environ)}: {what}\n{described(error)}")
     if late:
         response.keep_alive = False
         response.cut = True
@@ -110,10 +111,12 @@ cdef int fail(Context context, Response response, dict environ, object error) ex
 
 
 cdef int report_length(Context context, Response response, dict environ) except -1:
+    """The app's Content-Length was wrong. The client sees a sound connection, or a closed one."""
     if response.excess:
-        context.log.error(f"{name_of(environ)}: the app sent more than its Content-Length of {response.length} bytes; the rest was cut off")
+        what = f"the app sent more than its Content-Length of {response.length} bytes; the rest was cut off"
     else:
-        context.log.error(f"{name_of(environ)}: the app sent {response.sent} bytes, its Content-Length is {response.length}; the connection was closed")
+        what = f"the app sent {response.sent} bytes, its Content-Length is {response.length}; the connection was closed"
+    context.log.error(f"{name_of(environ)}: {what}")
     return 0
 
 

@@ -33,10 +33,10 @@ class FileWrapper:
 
 
 def on_disk(wrapper: FileWrapper) -> tuple[int, int, int] | None:
-    """(descriptor, position, bytes from there to the end) of a regular file that can be sent from its descriptor, else None.
+    """(descriptor, position, bytes from there to the end) of a file that can be sent from its descriptor, else None.
 
-    Only the io module's own binary files are taken for what their descriptor says: a GzipFile has a fileno() too, but reading
-    it gives other bytes.
+    Only the io module's own binary files on regular files are taken for what their descriptor says: a GzipFile has a
+    fileno() too, but reading it gives other bytes.
     """
     file = wrapper.filelike
     raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file

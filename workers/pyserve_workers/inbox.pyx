@@ -2,8 +2,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
 """The bytes that a connection has received, and how much of a request they are.
 
-The head is parsed where it lies, and stays there until its request is over; body bytes go on to a Body as they arrive. What is
-behind a request belongs to the next one. The buffer exists only while something is in it.
+The head is parsed where it lies, and stays there until its request is over; body bytes go on to a Body as they arrive.
+What is behind a request belongs to the next one. The buffer exists only while something is in it.
 """
 
 cimport cython
@@ -15,8 +15,8 @@ from libc.string cimport memcpy, memmove
 from pyserve_workers.body cimport EMPTY, Body, whole_body
 from pyserve_workers.context cimport BLOCK_SIZE, Context
 from pyserve_workers.http1 cimport (
-    H1_CHUNKED_DONE, H1_MORE, H1_PHASE_FIELDS, h1_chunked_init, h1_decode_chunked, h1_head, h1_head_init, h1_known_field, h1_known_fields, h1_parse_head,
-    h1_reason, h1_status,
+    H1_CHUNKED_DONE, H1_MORE, H1_PHASE_FIELDS, h1_chunked_init, h1_decode_chunked, h1_head, h1_head_init,
+    h1_known_field, h1_known_fields, h1_parse_head, h1_reason, h1_status,
 )
 
 
@@ -114,12 +114,14 @@ cdef class Inbox:
 
     cdef int advance(self) except -1:
         """Understands what has arrived: IN_MORE, IN_COMPLETE or IN_FAULT."""
+        cdef const uint8_t *data
         cdef int32_t size
         if self.in_body:
             return self.read_body()
         if self.start == self.end:
             return IN_MORE
-        size = h1_parse_head(self.head, <const uint8_t *>self.data + self.start, self.end - self.start, &self.context.head_limits)
+        data = <const uint8_t *>self.data + self.start
+        size = h1_parse_head(self.head, data, self.end - self.start, &self.context.head_limits)
         if size < 0:
             return self.fault(h1_status(size), h1_reason(size).decode())
         if size == H1_MORE:
@@ -135,7 +137,7 @@ cdef class Inbox:
             self.body = EMPTY
             return IN_COMPLETE
         if self.context.limit_body and length > self.context.limit_body:
-            return self.fault(413, f"a body of {length} bytes is larger than limit_request_body, {self.context.limit_body}")
+            return self.fault(413, f"a body of {length} bytes, limit_request_body is {self.context.limit_body}")
         if not head.chunked and length <= self.end - self.place and length <= self.context.body_buffer:
             self.body = whole_body(self.data + self.place, length)
             self.place += length
@@ -145,18 +147,20 @@ cdef class Inbox:
         self.body = Body.__new__(Body)
         if head.chunked:
             h1_chunked_init(&self.chunked)
-        # Not when the body is on its way already (RFC 9110, 10.1.1).
+        # No 100 when the body is on its way already (RFC 9110, 10.1.1).
         self.expects = head.expect_continue and self.place == self.end
         return self.read_body() if self.place < self.end else IN_MORE
 
     cdef int read_body(self) except -1:
         """Moves what has arrived of the body to where the app will read it."""
         cdef size_t size = self.end - self.place, produced = 0
+        cdef uint8_t *data
         cdef int32_t result
         cdef bint done
         cdef Context context = self.context
         if self.head.chunked:
-            result = h1_decode_chunked(&self.chunked, <uint8_t *>self.data + self.place, self.end - self.place, &size, &produced)
+            data = <uint8_t *>self.data + self.place
+            result = h1_decode_chunked(&self.chunked, data, self.end - self.place, &size, &produced)
             if result < 0:
                 return self.fault(h1_status(result), h1_reason(result).decode())
             done = result == H1_CHUNKED_DONE

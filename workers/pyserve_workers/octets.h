@@ -6,7 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* token = 1*tchar; tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~" / DIGIT / ALPHA
+/* token = 1*tchar
+ * tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~" / DIGIT / ALPHA
  * (RFC 9110, 5.6.2) */
 static inline int octets_is_token(const char *data, size_t size)
 {

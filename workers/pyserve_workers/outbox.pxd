@@ -15,6 +15,11 @@ cdef enum:
     OUT_GONE = -1      # the client is gone, or a file ended early: nothing more can be sent
 
 
+ctypedef struct text:
+    const char *data
+    size_t size
+
+
 cdef class Outbox:
     cdef Context context
     cdef int fd
@@ -44,12 +49,14 @@ cdef class Outbox:
     cdef int add(self, const char *data, size_t size) except -1
     cdef int pin(self, bytes data) except -1
     cdef int attach(self, int fd, uint64_t offset, uint64_t size) except -1
-    cdef int write(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size) except -2
-    cdef int send(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size, size_t *taken) noexcept
+    cdef int write(self, text prefix, text data, text suffix) except -2
+    cdef int send(self, text prefix, text data, text suffix, size_t *taken) noexcept
+    cdef int keep_rest(self, text piece, size_t *taken) except -2
     cdef ssize_t push(self, iovec *parts, int count, int flags) noexcept
     cdef int keep(self, const char *data, size_t size) except -2
     cdef size_t spool(self, const char *data, size_t size) except? 0
     cdef int flush(self) noexcept
     cdef int flush_memory(self) noexcept
+    cdef int flush_spool(self) noexcept
     cdef int send_file(self, int source, uint64_t offset, uint64_t *size) noexcept
     cdef int lost(self, int failure) noexcept

@@ -2,13 +2,13 @@
 """The bytes that a connection still has to send.
 
 Sends at once what the kernel takes. The rest is kept: up to response_buffer in memory, then up to response_spool in an
-unlinked file, and only then does a writer wait for its client. It knows nothing of HTTP. Nothing raises because a client
-went away: that is OUT_GONE, and `failure` says why.
+unlinked file, and only then does a writer wait for its client. It knows nothing of HTTP. Nothing raises because a
+client went away: that is OUT_GONE, and `failure` says why.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, ENODATA, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, EINTR, ENODATA, ENOMEM, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close as close_fd
@@ -43,11 +43,12 @@ cdef extern from *:
 cdef extern from "spool.h" nogil:
     int spool_open(const char *directory)
     int spool_write(int fd, const char *data, size_t size, uint64_t offset)
+    int spool_read(int fd, char *data, size_t size, uint64_t offset)
 
 
 cdef enum:
-    TRY_AGAIN = 65536          # after EAGAIN, a stream's writer tries the kernel again when so much more has come together
-    SENDFILE_MOST = 1 << 20    # a turn of the loop gives one connection no more of a file at once
+    TRY_AGAIN = 65536   # after EAGAIN, a stream's writer tries the kernel again when so much more has come together
+    A_TURN = 1 << 20    # bytes of a file that one connection gets sent before the loop looks at the others
 
 
 @cython.final
@@ -86,7 +87,7 @@ cdef class Outbox:
             self.close()
 
     cdef bint is_empty(self) noexcept:
-        return self.start == self.end and self.pinned_left == 0 and self.spool_start == self.spool_end and self.file_left == 0
+        return self.start == self.end and self.holds_only_memory()
 
     cdef bint holds_only_memory(self) noexcept:
         return self.pinned_left == 0 and self.spool_start == self.spool_end and self.file_left == 0
@@ -108,7 +109,8 @@ cdef class Outbox:
         elif self.start == self.end and self.start:
             self.start = self.end = 0
         if self.end + size > self.capacity and self.start > self.capacity // 2:
-            memmove(self.data, self.data + self.start, self.capacity - self.start)   # with what was reserved and not yet added
+            # to its very end: what was reserved before, and is not added yet, stays behind the rest
+            memmove(self.data, self.data + self.start, self.capacity - self.start)
             self.end -= self.start
             self.start = 0
         if self.end + size > self.capacity:
@@ -148,43 +150,48 @@ cdef class Outbox:
 
     # Streams: send what can be sent, keep the rest
 
-    cdef int write(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size) except -2:
+    cdef int write(self, text prefix, text data, text suffix) except -2:
         """Sends three pieces of a stream, or keeps what the kernel does not take. May wait for the client, see above.
         OUT_EMPTY, OUT_BLOCKED (something is kept) or OUT_GONE."""
-        cdef size_t total = prefix_size + size + suffix_size, taken = 0
+        cdef size_t taken = 0
         cdef int state
         if self.failure:
             return OUT_GONE
-        self.untried += total
+        self.untried += prefix.size + data.size + suffix.size
         if not self.blocked or self.untried > TRY_AGAIN:
             if not self.holds_only_memory() and self.flush() == OUT_GONE:
                 return OUT_GONE
             if self.holds_only_memory():
-                state = self.send(prefix, prefix_size, data, size, suffix, suffix_size, &taken)
+                state = self.send(prefix, data, suffix, &taken)
                 if state != OUT_BLOCKED:
                     return state
-        if taken < prefix_size:
-            if self.keep(prefix + taken, prefix_size - taken) == OUT_GONE:
-                return OUT_GONE
-            taken = prefix_size
-        taken -= prefix_size
-        if taken < size:
-            if self.keep(data + taken, size - taken) == OUT_GONE:
-                return OUT_GONE
-            taken = size
-        taken -= size
-        return self.keep(suffix + taken, suffix_size - taken)
+        state = self.keep_rest(prefix, &taken)
+        if state != OUT_GONE:
+            state = self.keep_rest(data, &taken)
+        if state != OUT_GONE:
+            state = self.keep_rest(suffix, &taken)
+        return state
 
-    cdef int send(self, const char *prefix, size_t prefix_size, const char *data, size_t size, const char *suffix, size_t suffix_size, size_t *taken) noexcept:
+    cdef int keep_rest(self, text piece, size_t *taken) except -2:
+        """Keeps what the kernel has not taken of a piece; `taken` counts from the piece's start."""
+        if taken[0] >= piece.size:
+            taken[0] -= piece.size
+            return OUT_BLOCKED
+        piece.data += taken[0]
+        piece.size -= taken[0]
+        taken[0] = 0
+        return self.keep(piece.data, piece.size)
+
+    cdef int send(self, text prefix, text data, text suffix, size_t *taken) noexcept:
         """One system call for what memory holds and three more pieces; `taken` is how much of these the kernel took."""
         cdef iovec parts[4]
-        cdef size_t held = self.end - self.start, total = held + prefix_size + size + suffix_size
+        cdef size_t held = self.end - self.start, total = held + prefix.size + data.size + suffix.size
         cdef ssize_t n
         cdef int first = 0
         parts[0].iov_base, parts[0].iov_len = self.data + self.start, held
-        parts[1].iov_base, parts[1].iov_len = <char *>prefix, prefix_size
-        parts[2].iov_base, parts[2].iov_len = <char *>data, size
-        parts[3].iov_base, parts[3].iov_len = <char *>suffix, suffix_size
+        parts[1].iov_base, parts[1].iov_len = <char *>prefix.data, prefix.size
+        parts[2].iov_base, parts[2].iov_len = <char *>data.data, data.size
+        parts[3].iov_base, parts[3].iov_len = <char *>suffix.data, suffix.size
         while parts[first].iov_len == 0 and first < 3:
             first += 1
         n = self.push(&parts[first], 4 - first, MSG_NOSIGNAL)
@@ -257,7 +264,8 @@ cdef class Outbox:
             return room
         # No disk for it: the response goes on at the client's speed.
         self.spool_failed = True
-        self.context.log.warning(f"a slow client's response cannot be spooled to {self.context.spool_dir.decode(errors='replace')}: {strerror(failure)}")
+        where = self.context.spool_dir.decode(errors="replace")
+        self.context.log.warning(f"a slow client's response cannot be spooled to {where}: {strerror(failure)}")
         return 0
 
     # Sending what is kept
@@ -265,17 +273,14 @@ cdef class Outbox:
     cdef int flush(self) noexcept:
         """Sends as much as the kernel takes: OUT_EMPTY, OUT_BLOCKED or OUT_GONE."""
         cdef int state = OUT_EMPTY
-        cdef uint64_t place, most
+        cdef uint64_t most
         if self.failure:
             return OUT_GONE
         if self.start != self.end or self.pinned_left:
             state = self.flush_memory()
+        most = self.sent + A_TURN   # then others have their turn
         while state == OUT_EMPTY and self.spool_start != self.spool_end:
-            most = self.context.response_spool
-            place = self.spool_start % most
-            most = min(self.spool_end - self.spool_start, most - place)
-            state = self.send_file(self.spool_fd, place, &most)
-            self.spool_start += most
+            state = self.flush_spool() if self.sent < most else OUT_BLOCKED
         if state == OUT_EMPTY and self.file_left:
             most = self.file_left
             state = self.send_file(self.file_fd, self.file_offset, &most)
@@ -285,7 +290,7 @@ cdef class Outbox:
                 close_fd(self.file_fd)
                 self.file_fd = -1
             elif state == OUT_EMPTY:
-                state = OUT_BLOCKED   # others have their turn
+                state = OUT_BLOCKED
         return state
 
     cdef int flush_memory(self) noexcept:
@@ -318,10 +323,33 @@ cdef class Outbox:
         self.pinned = None
         return OUT_EMPTY
 
+    cdef int flush_spool(self) noexcept:
+        """Sends one part of the ring. Through a buffer: what sendfile() queues are the file's own pages, and the ring
+        would write over them while the client has not yet read them."""
+        cdef iovec part
+        cdef uint64_t most = self.context.response_spool, place = self.spool_start % most
+        cdef size_t size = min(self.spool_end - self.spool_start, min(most - place, <uint64_t>BLOCK_SIZE))
+        cdef ssize_t n
+        cdef int failure
+        try:
+            part.iov_base = self.context.take_block()
+        except MemoryError:
+            return self.lost(ENOMEM)
+        part.iov_len = size
+        with nogil:
+            failure = spool_read(self.spool_fd, <char *>part.iov_base, size, place)
+        n = -failure if failure else self.push(&part, 1, MSG_NOSIGNAL)
+        self.context.give_block(<char *>part.iov_base)
+        if n < 0:
+            return OUT_BLOCKED if n == -EAGAIN else self.lost(<int>-n)
+        self.spool_start += n
+        self.blocked = <size_t>n < size
+        return OUT_BLOCKED if self.blocked else OUT_EMPTY
+
     cdef int send_file(self, int source, uint64_t offset, uint64_t *size) noexcept:
         """sendfile() of up to `size` bytes; leaves there how many were sent."""
         cdef ssize_t place = <ssize_t>offset, n
-        cdef size_t asked = min(size[0], <uint64_t>SENDFILE_MOST)
+        cdef size_t asked = min(size[0], <uint64_t>A_TURN)
         size[0] = 0
         with nogil:
             n = sendfile(self.fd, source, &place, asked)

@@ -45,6 +45,3 @@ cdef class Response:
     cdef int finish(self) except -2
     cdef int plain(self, int status, str text) except -1
     cdef void drop_head(self) noexcept
-
-
-cdef str phrase(int status)

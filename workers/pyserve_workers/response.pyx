@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
 """One response: start_response and write() of PEP 3333, and the framing of RFC 9112.
 
-The head is staged in the outbox, where start_response may still replace it, and committed when the first byte of the body
-comes or the iterable ends. Framing: the app's Content-Length, else the one that a whole list gives, else chunked, or until the
-close for HTTP/1.0. An app that gives more than its Content-Length is cut to it; one that gives less costs the connection.
+The head is staged in the outbox, where start_response may still replace it, and committed when the first byte of the
+body comes or the iterable ends. Framing: the app's Content-Length, else the one that a whole list gives, else chunked,
+or until the close for HTTP/1.0. An app that gives more than its Content-Length is cut to it; one that gives less costs
+the connection.
 """
 
 cimport cython
@@ -13,6 +14,7 @@ from libc.string cimport memcpy
 from posix.unistd cimport pread
 
 from pyserve_workers.outbox cimport OUT_GONE, Outbox
+from pyserve_workers.outbox cimport text as Text
 
 
 cdef extern from *:
@@ -57,14 +59,18 @@ cdef enum:
     HOP_BY_HOP = 5
 
 PHRASES = {
-    400: "Bad Request", 408: "Request Timeout", 411: "Length Required", 413: "Content Too Large", 414: "URI Too Long",
-    417: "Expectation Failed", 431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
-    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported", 507: "Insufficient Storage",
+    400: "Bad Request",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    417: "Expectation Failed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",
 }
-
-
-cdef str phrase(int status):
-    return PHRASES.get(status, "Error")
 
 
 cdef int kind_of(const char *name, size_t size) noexcept:
@@ -103,7 +109,8 @@ cdef class Response:
         self.keep_alive = keep_alive
         self.stage = FRESH
         self.status = 0
-        self.has_date = self.has_server = self.bodiless = self.declared = self.single = self.excess = self.short = self.chunked = self.cut = False
+        self.has_date = self.has_server = self.bodiless = self.declared = self.single = self.chunked = False
+        self.excess = self.short = self.cut = False
         self.length = self.sent = self.staged = 0
         self.fields = None
 
@@ -116,7 +123,7 @@ cdef class Response:
     # The app's side
 
     def start_response(self, status, headers, exc_info=None):
-        """PEP 3333's callable; returns write(). Raises TypeError or ValueError on a status or header that cannot be sent."""
+        """PEP 3333's callable; returns write(). TypeError or ValueError for a status or header that cannot be sent."""
         if self.outbox is None:
             raise RuntimeError("start_response was called after its request had ended")
         if exc_info is not None:
@@ -159,7 +166,8 @@ cdef class Response:
                 raise TypeError(f"a response header must be a tuple (name, value), not {item!r}")
             for text in <tuple>item:
                 if not isinstance(text, str):
-                    raise TypeError(f"a response header's name and value must be str, not {type(text).__name__}: {item!r}")
+                    kind_of_text = type(text).__name__
+                    raise TypeError(f"a response header's name and value must be str, not {kind_of_text}: {item!r}")
                 total += len(<str>text) + 2
         self.outbox.reserve(total + COMMIT_ROOM)
         self.set_status(<str>status)
@@ -287,8 +295,9 @@ cdef class Response:
 
     cdef int put(self, object data) except -2:
         """A part of the body. 1 when no more is wanted: the client is gone, or the response has no room for it."""
-        cdef char prefix[20]
-        cdef size_t size, prefix_size = 0, suffix_size = 0
+        cdef char line[20]
+        cdef Text before, part, after
+        cdef size_t size
         if not isinstance(data, bytes):
             raise TypeError(f"the body must consist of bytes, not {type(data).__name__}")
         if self.stage == FRESH:
@@ -303,14 +312,18 @@ cdef class Response:
             self.commit()
         if self.bodiless:
             return 1
+        before.data, before.size = line, 0
+        after.data, after.size = b"\r\n", 0
         if self.chunked:
-            prefix_size = octets_chunk_line(prefix, size)
-            suffix_size = 2
+            before.size = octets_chunk_line(line, size)
+            after.size = 2
         elif self.declared and size > self.length - self.sent:
             size = self.length - self.sent
             self.excess = True
         self.sent += size
-        if size and self.outbox.write(prefix, prefix_size, PyBytes_AS_STRING(data), size, b"\r\n", suffix_size) == OUT_GONE:
+        part.data = PyBytes_AS_STRING(data)
+        part.size = size
+        if size and self.outbox.write(before, part, after) == OUT_GONE:
             return 1
         return self.excess
 
@@ -390,11 +403,9 @@ cdef class Response:
             self.commit()
         if not self.bodiless:
             if self.chunked:
-                if self.outbox.holds_only_memory():
-                    self.outbox.add(b"0\r\n\r\n", 5)
-                else:
-                    self.outbox.write(b"", 0, b"0\r\n\r\n", 5, b"", 0)
-            elif self.declared and self.sent < self.length:
+                if self.outbox.keep(b"0\r\n\r\n", 5) == OUT_GONE:   # sent when the connection flushes
+                    return 1
+            elif self.declared and self.sent < self.length and not self.outbox.failure:
                 self.short = True
                 self.keep_alive = False
         self.stage = DONE
@@ -404,7 +415,7 @@ cdef class Response:
         """A whole response of the server's own."""
         cdef bytes body = text.encode("latin-1", "replace") + b"\n"
         self.has_date = self.has_server = self.excess = self.short = self.chunked = self.cut = False
-        self.set_head(f"{status} {phrase(status)}", [("Content-Type", "text/plain; charset=iso-8859-1")])
+        self.set_head(f"{status} {PHRASES[status]}", [("Content-Type", "text/plain; charset=iso-8859-1")])
         self.declared = True
         self.length = len(body)
         self.put_sequence([body])

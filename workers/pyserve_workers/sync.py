@@ -72,14 +72,17 @@ class SyncWorker(Worker):
             pending, self.pending = self.pending, []
             for connection in pending:
                 self.after(connection, connection.serve(0))
+        waiting = []
         for fd, events in self.epoll.poll(patience):
             connection = connections.get(fd)
             if connection is not None:
                 self.after(connection, connection.serve(events))
             elif fd in self.listeners:
-                self.take(fd)
+                waiting.append(fd)
             else:
                 self.control()
+        for fd in waiting:  # last: while this worker was busy, another may have taken the connection
+            self.take(fd)
         if self.access_log is not None:
             self.access_log.flush()
         now = time.monotonic()
@@ -102,32 +105,37 @@ class SyncWorker(Worker):
 
     # Accepting.
 
-    def take(self, listener_fd: int) -> bool:
-        """Accept one connection; False if there was none. Then the listener goes to the end of the kernel's list.
+    def take(self, listener_fd: int) -> None:
+        """Accept one connection and serve what it has sent. Then the listener goes to the end of the kernel's list.
 
         Taking it out of epoll and putting it back lets the workers take turns; left in, the first to have registered
-        gets nearly every connection.
+        gets nearly every connection. Serving at once, before the next turn, leaves further connections to idle
+        workers. What the master has said is obeyed first: who connects after a reload is done
+        must not be answered by old code.
         """
+        self.control()
+        if listener_fd not in self.listeners:
+            return
         try:
             accepted = accept(listener_fd)
         except OSError as error:
             self.pause_accepting(listener_fd, error)
-            return False
-        if accepted is None:
-            return False
-        self.rotate(listener_fd)
-        self.open(listener_fd, *accepted)
-        return True
+            return
+        if accepted is not None:
+            self.rotate(listener_fd)
+            connection = self.open(listener_fd, *accepted)
+            self.after(connection, connection.serve(select.EPOLLIN))
 
     def rotate(self, listener_fd: int) -> None:
         self.epoll.unregister(listener_fd)
         self.epoll.register(listener_fd, LISTENER_EVENTS)
 
-    def open(self, listener_fd: int, fd: int, peer: tuple[str, int] | None) -> None:
+    def open(self, listener_fd: int, fd: int, peer: tuple[str, int] | None) -> Connection:
         connection = Connection(self.context, fd, self.listeners[listener_fd], peer)
         self.connections[fd] = connection
         self.slot.set("connections", len(self.connections))
         self.epoll.register(fd, select.EPOLLIN)
+        return connection
 
     def pause_accepting(self, listener_fd: int, error: OSError) -> None:
         """The system has no descriptor or no memory for one more connection: let the queue wait, rather than spin."""

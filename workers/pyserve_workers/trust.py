@@ -1,7 +1,7 @@
 """Peers whose X-Forwarded-Proto is believed.
 
-The setting is a list of addresses, networks ("10.0.0.0/8") or "*" for everyone. An IPv4 address that arrives mapped into
-IPv6 (::ffff:10.0.0.1) is the IPv4 address. Answers are remembered, for a proxy opens many connections.
+The setting is a list of addresses, networks ("10.0.0.0/8") or "*" for everyone. An IPv4 address that arrives mapped
+into IPv6 (::ffff:10.0.0.1) is the IPv4 address. Answers are remembered, for a proxy opens many connections.
 """
 
 from __future__ import annotations

@@ -65,6 +65,9 @@ class Worker(ABC):
         self.cut = 0  # requests that were not answered in full
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.epoll = select.epoll()
+        self.ears = select.poll()  # what control() listens to: signals and the master
+        self.ears.register(self.wake, select.POLLIN)
+        self.ears.register(channel.fileno(), select.POLLIN)
         self.errors = ErrorStream(self.log)
 
     # What a class implements.
@@ -105,7 +108,7 @@ class Worker(ABC):
             kind = FAILURE_KINDS[type(error)]
             self.channel.send("BOOT_FAILED", kind=kind, message=error.message, details=error.details)
             return FAILED
-        except Exception:
+        except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
             import traceback
 
             self.log.critical(f"BUG: this worker failed; please report it\n{traceback.format_exc()}")
@@ -182,17 +185,13 @@ class Worker(ABC):
 
     def control(self) -> None:
         """Take a TERM's wake-up and one message of the master's."""
-        if self._woken() and self.state != "draining":
-            self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
-        readable = select.select([self.channel], [], [], 0)[0] if self.state != "exited" else []
-        if readable:
-            self.obey(self.channel.receive())
-
-    def _woken(self) -> bool:
-        try:
-            return bool(os.read(self.wake, 64))
-        except BlockingIOError:
-            return False
+        for fd, _ in self.ears.poll(0):
+            if fd == self.wake:
+                os.read(self.wake, 64)
+                if self.state != "draining":
+                    self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
+            else:
+                self.obey(self.channel.receive())
 
     def obey(self, message: Message | None) -> None:
         if message is None:
@@ -208,6 +207,7 @@ class Worker(ABC):
 
     def master_lost(self) -> None:
         self.epoll.unregister(self.channel.fileno())
+        self.ears.unregister(self.channel.fileno())
         linux.end_after(math.ceil(self.config.graceful_timeout + self.config.hook_timeout) + 5)
         if self.state != "draining":
             self.log.error("the master is gone: finishing the requests under way, then leaving")

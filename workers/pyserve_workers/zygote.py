@@ -141,11 +141,15 @@ class Zygote:
 
     def load(self) -> bool:
         began = time.monotonic()
+        from pyserve_workers.accesslog import AccessLog
+
         generation = self.generation
         description = f"nothing yet: each worker imports {generation.config.app} for itself"
         try:
             generation.enter()
             find_worker_class(generation.config.worker_class)
+            if generation.access_log_fd is not None:  # a wrong format is found before there are workers
+                AccessLog(generation.access_log_fd, generation.config.access_logformat)
             if generation.preload != "never":
                 description = generation.load_app()
                 unsafe = audit() if generation.preload == "auto" else ""

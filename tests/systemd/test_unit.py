@@ -1,0 +1,132 @@
+"""The units of deploy/systemd under a real systemd."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from lifecycle.load import Load
+from support.processes import title, wait_for
+from systemd.machine import Machine
+from systemd.service import NAME, UNITS, Service
+
+
+@pytest.fixture
+def folder(machine: Machine, tmp_path: Path) -> Path:
+    return tmp_path / "myapp"
+
+
+def test_start_returns_when_every_worker_is_ready(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder, 'preload = "never"', "Environment=SLOW_IMPORT=1")
+    service.systemctl("start")
+    assert "ready: 2 workers" in service.log
+    assert len(service.workers()) == 2
+    assert service.show("StatusText") == "generation 1, 2 workers"
+    assert title(service.master()) == "pyserve: master [myapp:wsgi]"
+    assert service.get().startswith("one ")
+
+
+def test_start_fails_and_is_not_tried_again_when_the_app_does_not_load(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder)
+    (folder / "myapp.py").write_text("import no_such_module")
+    with pytest.raises(AssertionError, match="failed"):
+        service.systemctl("start")
+    assert service.show("ExecMainStatus") == "4"
+    assert service.show("NRestarts") == "0"
+    assert "No module named 'no_such_module'" in service.log
+
+
+def test_reload_serves_new_code_and_loses_nothing(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder)
+    service.systemctl("start")
+    master = service.master()
+    with Load(service.url) as load:
+        (folder / "myapp.py").write_text((folder / "myapp.py").read_text().replace('"one"', '"two, a longer one"'))
+        service.systemctl("reload")
+        service.wait_for_log("reload done: generation 2")
+        served = len(load.answers)
+        wait_for(lambda: len(load.answers) > served + 20)
+    assert load.failures == []
+    assert {status for status, _ in load.answers} == {200}
+    assert load.answers[-1][1].startswith(b"two")
+    wait_for(lambda: service.show("StatusText") == "generation 2, 2 workers", "the status")
+    assert service.show("ActiveState") == "active"
+    assert service.master() == master
+
+
+def test_a_reload_of_broken_code_leaves_the_service_active(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder)
+    service.systemctl("start")
+    (folder / "myapp.py").write_text("def broken(:")
+    service.systemctl("reload")
+    wait_for(lambda: "the reload to generation 2 failed" in service.show("StatusText"), "the status")
+    wait_for(lambda: service.show("ActiveState") == "active", "the unit's state")
+    assert service.get().startswith("one ")
+
+
+def test_stop_finishes_the_request_under_way(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder)
+    service.systemctl("start")
+    answers: list[str] = []
+    client = threading.Thread(target=lambda: answers.append(service.get("/sleep?3")))
+    client.start()
+    wait_for(service.in_app, "the request")
+    service.systemctl("stop")
+    client.join()
+    assert [answer[:4] for answer in answers] == ["one "]
+    assert service.show("Result") == "success"
+    assert service.show("ExecMainStatus") == "0"
+    assert "every request was answered" in service.log
+
+
+def test_a_service_that_is_killed_comes_back(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder)
+    service.systemctl("start")
+    first = service.show("MainPID")
+    machine.systemctl("kill", "--signal=SIGKILL", "--kill-whom=main", NAME)
+    wait_for(lambda: service.show("NRestarts") == "1" and service.show("ActiveState") == "active", "the restart")
+    assert service.show("MainPID") not in (first, "0")
+
+
+def test_the_watchdog_is_fed_and_notices_a_master_that_stands_still(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder, drop_in="WatchdogSec=3")
+    service.systemctl("start")
+    first = service.show("WatchdogTimestampMonotonic")
+    wait_for(lambda: service.show("WatchdogTimestampMonotonic") != first, "a WATCHDOG=1")
+    started = int(service.show("ExecMainStartTimestampMonotonic"))
+
+    def fed_for_long() -> bool:
+        return int(service.show("WatchdogTimestampMonotonic")) > started + 6_000_000
+
+    wait_for(fed_for_long, "twice the watchdog's time")
+    assert service.show("NRestarts") == "0"
+    machine.systemctl("kill", "--signal=SIGSTOP", "--kill-whom=main", NAME)
+    wait_for(lambda: service.show("NRestarts") == "1", "the watchdog's bite")
+
+
+def test_a_restart_behind_a_socket_loses_nothing(machine: Machine, folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    service = Service(machine, folder)
+    machine.write("pyserve.socket", (UNITS / "pyserve.socket").read_text())
+    machine.write(
+        "pyserve.socket.d/test.conf",
+        f"[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n",
+    )
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "pyserve.socket")
+    assert service.show("ActiveState") == "inactive"
+    service.url = f"http://127.0.0.1:{port}"
+    assert service.get().startswith("one ")  # the first connection starts it
+    assert f"listening on {service.url} (handed over)" in service.log
+    first = service.master()
+    with Load(service.url) as load:
+        for served in (50, 100, 150):
+            wait_for(lambda served=served: len(load.answers) > served)  # type: ignore[misc]  # mypy does not see its type
+            service.systemctl("restart")
+    assert service.master() != first
+    assert load.failures == []
+    assert {status for status, _ in load.answers} == {200}

@@ -1,0 +1,186 @@
+"""The access log: formats, and that no client can forge a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pyserve.errors import ConfigError
+from pyserve_workers.accesslog import AccessLog
+from wire.loop import Server
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    environ["app.user"] = "j\u00e4n \"x\""
+    start_response("200 OK", [("X-Out", "v\xe9\t"), ("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/empty":
+        return []
+    if environ["PATH_INFO"] == "/raise":
+        raise ValueError
+    return [b"hello"]
+
+
+REQUEST = (
+    b"GET /p%20q?a=b HTTP/1.1\r\nHost: x\r\nReferer: http://r/\r\nUser-Agent: agent/1\r\nX-In: in\r\n"
+    b"Authorization: Basic dXNlcjpwYXNz\r\n\r\n"
+)
+
+
+def line_of(format_: str, request: bytes = REQUEST) -> str:
+    with Server(app, access_format=format_) as server, server.connect() as client:
+        client.send(request)
+        client.response()
+        line = server.access_line()
+        assert line.endswith("\n")
+        return line[:-1]
+
+
+def test_combined() -> None:
+    pattern = (
+        r'127\.0\.0\.1 - user \[\d\d/[A-Z][a-z]{2}/20\d\d:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /p%20q\?a=b HTTP/1\.1" 200 5 "http://r/" "agent/1"'
+    )
+    assert re.fullmatch(pattern, line_of("combined"))
+
+
+@pytest.mark.parametrize(
+    ("atom", "pattern"),
+    [
+        ("%(h)s", "127.0.0.1"),
+        ("%(l)s", "-"),
+        ("%(u)s", "user"),
+        ("%(r)s", r"GET /p%20q\?a=b HTTP/1.1"),
+        ("%(m)s", "GET"),
+        ("%(U)s", "/p%20q"),
+        ("%(q)s", "a=b"),
+        ("%(H)s", "HTTP/1.1"),
+        ("%(s)s", "200"),
+        ("%(B)s", "5"),
+        ("%(b)s", "5"),
+        ("%(f)s", "http://r/"),
+        ("%(a)s", "agent/1"),
+        ("%(T)s", "0"),
+        ("%(D)s", r"\d+"),
+        ("%(M)s", r"\d+"),
+        ("%(L)s", r"0\.\d{6}"),
+        ("%(p)s", f"<{os.getpid()}>"),
+        ("%({X-In}i)s", "in"),
+        ("%({x-in}i)s", "in"),
+        ("%({X-None}i)s", "-"),
+        ("%({X-Out}o)s", r"v\\xe9\\x09"),
+        ("%({X-None}o)s", "-"),
+        ("%({app.user}e)s", r"j\\xc3\\xa4n \\x22x\\x22"),
+        ("%({REQUEST_METHOD}e)s", "GET"),
+        ("%({none}e)s", "-"),
+        ("100%% of %(s)s \u00e9", "100% of 200 \u00e9"),
+    ],
+)
+def test_atoms(atom: str, pattern: str) -> None:
+    assert re.fullmatch(pattern, line_of(atom))
+
+
+@pytest.mark.parametrize(("path", "b", "big_b"), [("/empty", "-", "0"), ("/", "5", "5")])
+def test_sizes(path: str, b: str, big_b: str) -> None:
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    assert line_of("%(b)s %(B)s", request) == f"{b} {big_b}"
+
+
+@pytest.mark.parametrize("unknown", ["%(x)s", "%(h)d", "%h", "%({X}z)s", "%({}i)s", "%", "a %(h"])
+def test_an_unknown_atom_is_named(unknown: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(unknown.removeprefix("a ")[:8])):
+        AccessLog(1, unknown)
+
+
+def test_json() -> None:
+    line = line_of("json")
+    entry = json.loads(line)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.pop("time"))
+    assert 0 <= entry.pop("duration") < 10
+    assert entry == {
+        "peer": "127.0.0.1",
+        "method": "GET",
+        "path": "/p%20q",
+        "query": "a=b",
+        "protocol": "HTTP/1.1",
+        "status": 200,
+        "bytes": 5,
+        "referer": "http://r/",
+        "user_agent": "agent/1",
+        "host": "x",
+    }
+
+
+EVIL = b'a"b\\c\td\xe9\x80 "} {"x":1}'
+
+
+def test_json_cannot_be_forged() -> None:
+    entry = json.loads(line_of("json", b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: " + EVIL + b"\r\n\r\n"))
+    assert entry["user_agent"] == EVIL.decode("latin-1")
+
+
+def test_combined_cannot_be_forged() -> None:
+    line = line_of("combined", b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: " + EVIL + b"\r\n\r\n")
+    assert line.endswith(r'"a\x22b\x5cc\x09d\xe9\x80 \x22} {\x22x\x22:1}"')
+
+
+def test_a_user_cannot_forge_a_line() -> None:
+    from base64 import b64encode
+
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Basic " + b64encode(b'a\n"b:pw') + b"\r\n\r\n"
+    assert line_of("%(u)s", request) == r"a\x0a\x22b"
+    assert line_of("%(u)s", b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Basic !\r\n\r\n") == "-"
+    assert line_of("%(u)s", b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer abc\r\n\r\n") == "-"
+
+
+@pytest.mark.parametrize("format_", ["combined", "json", "%(r)s %(m)s %(H)s %(s)s %({X-Out}o)s %({x}e)s %(a)s"])
+def test_refused_requests_have_a_line(format_: str) -> None:
+    line = line_of(format_, b'\r\nBAD "\x01\n\r\nX: 1\r\n\r\n')
+    assert "400" in line
+    assert "\x01" not in line
+    if format_ == "json":
+        assert json.loads(line)["line"] == 'BAD "\x01\n'
+    elif format_ == "combined":
+        assert r'"BAD \x22\x01\x0a" 400 ' in line
+
+
+def test_a_refused_head_with_a_good_request_line() -> None:
+    assert line_of("%(m)s %(U)s %(r)s %(s)s %(a)s", b"GET /p HTTP/1.1\r\nUser-Agent: x\r\n\r\n") == "GET /p GET /p HTTP/1.1 400 -"
+
+
+def test_an_app_that_raises_has_a_line() -> None:
+    assert line_of("%(U)s %(s)s", b"GET /raise HTTP/1.1\r\nHost: x\r\n\r\n") == "/raise 500"
+
+
+def test_lines_of_one_turn_are_written_together_and_large_ones_before() -> None:
+    with Server(app, access_format="%(s)s %({x}i)s") as server, server.connect() as client:
+        client.send((b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 8000 + b"\r\n\r\n") * 8)
+        for _ in range(8):
+            client.response()
+        assert all(server.access_line() == f"200 {'y' * 8000}\n" for _ in range(8))
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 65536)
+    except BlockingIOError:
+        pass
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_log_that_cannot_be_written_harms_no_request(full_pipe: tuple[int, int]) -> None:
+    with Server(app, access_format="combined") as server:
+        os.dup2(full_pipe[1], server.access_write)
+        assert server.get().status == 200
+        assert server.access_log is not None
+        assert server.get().status == 200
+    assert server.access_log.dropped >= 1
