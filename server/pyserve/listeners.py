@@ -124,7 +124,8 @@ def _listen_tcp(address: Address, backlog: int) -> Listener:
     except (socket.gaierror, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BindError(f"cannot listen on {address}: the host is not known ({reason})") from None
-    family, _, _, _, where = found[0]
+    # A name can have addresses of both families ("localhost"); the IPv4 one is what everybody tries, sooner or later.
+    family, _, _, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

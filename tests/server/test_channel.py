@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pyserve.channel import DESCRIPTORS_LIMIT, MESSAGE_LIMIT, MESSAGES, Channel, ProtocolError, decode, encode
 
 # A message of every kind there is.
-EXAMPLES: dict[str, dict[str, object]] = {
+EXAMPLES: dict[str, dict[str, Any]] = {
     "CONFIG": {"generation": 2, "master": 4711, "config": {"bind": ["::1"]}, "listeners": [{"url": "x"}], "preload": "auto"},
     "SPAWN": {"id": 7, "number": 0, "slot": 3},
     "LOADED": {"description": "app:wsgi", "seconds": 0.25},
@@ -128,7 +129,7 @@ def test_messages_keep_their_order_and_their_borders(ends: Ends) -> None:
         ("DRAIN", {"cause": "reload", "deadline": None, "final": False}),
     ],
 )
-def test_sending_what_is_not_a_message_is_a_bug(ends: Ends, kind: str, fields: dict[str, object]) -> None:
+def test_sending_what_is_not_a_message_is_a_bug(ends: Ends, kind: str, fields: dict[str, Any]) -> None:
     with pytest.raises(AssertionError, match=f"BUG: {kind}"):
         ends[0].send(kind, **fields)
 

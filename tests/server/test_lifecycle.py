@@ -172,6 +172,7 @@ def test_any_awaitable_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("event", lifecycle.IN_ZYGOTE)
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the timer of pytest-timeout is a thread
 def test_workers_do_not_inherit_the_loop_of_the_zygote(event: str) -> None:
     """They would share its epoll: each would take the others' wake-ups away."""
 

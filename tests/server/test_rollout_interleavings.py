@@ -64,7 +64,7 @@ class Interleavings(RuleBasedStateMachine):
     def loaded(self) -> list[int]:
         return [generation for generation, what in self.world.zygotes.items() if what == READY]
 
-    @precondition(loading)
+    @precondition(lambda self: self.loading())
     @rule(which=PICK)
     def zygote_loads(self, which: int) -> None:
         self.world.tell(Loaded(self.pick(self.loading(), which)))

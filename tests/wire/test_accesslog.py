@@ -16,7 +16,7 @@ from wire.loop import Server
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-    environ["app.user"] = "j\u00e4n \"x\""
+    environ["app.user"] = 'j\u00e4n "x"'
     start_response("200 OK", [("X-Out", "v\xe9\t"), ("Content-Type", "text/plain")])
     if environ["PATH_INFO"] == "/empty":
         return []
@@ -42,7 +42,8 @@ def line_of(format_: str, request: bytes = REQUEST) -> str:
 
 def test_combined() -> None:
     pattern = (
-        r'127\.0\.0\.1 - user \[\d\d/[A-Z][a-z]{2}/20\d\d:\d\d:\d\d:\d\d [+-]\d{4}\] "GET /p%20q\?a=b HTTP/1\.1" 200 5 "http://r/" "agent/1"'
+        r"127\.0\.0\.1 - user \[\d\d/[A-Z][a-z]{2}/20\d\d:\d\d:\d\d:\d\d [+-]\d{4}\] "
+        r'"GET /p%20q\?a=b HTTP/1\.1" 200 5 "http://r/" "agent/1"'
     )
     assert re.fullmatch(pattern, line_of("combined"))
 
@@ -148,7 +149,8 @@ def test_refused_requests_have_a_line(format_: str) -> None:
 
 
 def test_a_refused_head_with_a_good_request_line() -> None:
-    assert line_of("%(m)s %(U)s %(r)s %(s)s %(a)s", b"GET /p HTTP/1.1\r\nUser-Agent: x\r\n\r\n") == "GET /p GET /p HTTP/1.1 400 -"
+    line = line_of("%(m)s %(U)s %(r)s %(s)s %(a)s", b"GET /p HTTP/1.1\r\nUser-Agent: x\r\n\r\n")
+    assert line == "GET /p GET /p HTTP/1.1 400 -"
 
 
 def test_an_app_that_raises_has_a_line() -> None:

@@ -106,8 +106,7 @@ def test_each_byte_extends_the_body_timeout() -> None:
 
 
 def test_timeouts_of_0_are_none() -> None:
-    none = {"header_timeout": 0, "body_timeout": 0, "write_timeout": 0}
-    with Server(app, **none) as server, server.connect() as client:
+    with Server(app, header_timeout=0, body_timeout=0, write_timeout=0) as server, server.connect() as client:
         client.send(GET[:5])
         eventually(lambda: any(c.unfinished for c in server.connections.values()))
         assert [c.deadline for c in server.connections.values()] == [float("inf")]

@@ -42,13 +42,19 @@ USES: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "read too much": (lambda i: i.read(1 << 40), BODY),
     "read(3) then read()": (lambda i: (i.read(3), i.read(), i.read(), i.read(5)), (BODY[:3], BODY[3:], b"", b"")),
     "pieces": (lambda i: list(iter(lambda: i.read(7), b"")), [BODY[n : n + 7] for n in range(0, len(BODY), 7)]),
-    "readline": (lambda i: (i.readline(), i.readline(), i.read()), (b"first\n", b"second, longer line\n", b"\nlast without end")),
+    "readline": (
+        lambda i: (i.readline(), i.readline(), i.read()),
+        (b"first\n", b"second, longer line\n", b"\nlast without end"),
+    ),
     "readline with a size": (lambda i: [i.readline(4) for _ in range(4)], [b"firs", b"t\n", b"seco", b"nd, "]),
     "readline 0": (lambda i: (i.readline(0), i.readline(None)), (b"", b"first\n")),
     "readlines": (lambda i: (i.readlines(), i.readlines()), (BODY.splitlines(keepends=True), [])),
     "readlines with a hint": (lambda i: i.readlines(7), [b"first\n", b"second, longer line\n"]),
     "iteration": (list, BODY.splitlines(keepends=True)),
-    "a line, then the rest": (lambda i: (next(i), i.read(2), list(i)), (b"first\n", b"se", [b"cond, longer line\n", b"\n", b"last without end"])),
+    "a line, then the rest": (
+        lambda i: (next(i), i.read(2), list(i)),
+        (b"first\n", b"se", [b"cond, longer line\n", b"\n", b"last without end"]),
+    ),
     "readinto": (lambda i: (lambda b: (i.readinto(b), bytes(b)))(bytearray(6)), (6, b"first\n")),
     "a close does nothing": (lambda i: (i.close(), i.read()), (None, BODY)),
     "as a buffered reader": (lambda i: i.readable(), True),
@@ -112,7 +118,7 @@ def test_a_body_in_memory_may_be_kept() -> None:
 
 
 def refused(**settings: Any) -> tuple[int, str]:
-    with Server(lambda environ, start_response: [], **settings) as server, server.connect() as client:
+    with Server(lambda *_: [], **settings) as server, server.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
         status = client.response().status
         assert client.closed()
@@ -156,7 +162,11 @@ def perform(stream: Any, steps: list[tuple[str, int]]) -> list[Any]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from([b"\n", b"ab", b"c" * 30])), st.lists(STEPS, max_size=8), st.sampled_from([IN_MEMORY, SPOOLED]))
+@given(
+    st.lists(st.sampled_from([b"\n", b"ab", b"c" * 30])),
+    st.lists(STEPS, max_size=8),
+    st.sampled_from([IN_MEMORY, SPOOLED]),
+)
 def test_it_reads_as_a_bytesio_does(pieces: list[bytes], steps: list[tuple[str, int]], limit: int) -> None:
     body = b"".join(pieces)
     assert with_input(lambda stream: perform(stream, steps), body, limit) == perform(io.BytesIO(body), steps)

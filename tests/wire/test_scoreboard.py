@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 import pyserve
 from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, OFFSETS, REQUEST_LINE, SLOT_SIZE, Slot
+from pyserve_workers.connection import Context
 from wire.loop import Server
 from wire.test_sending import eventually
 
@@ -87,8 +87,6 @@ def test_a_lost_client_is_cut() -> None:
 
 
 def test_a_slot_that_is_too_small_is_refused() -> None:
-    from wire.loop import Context  # type: ignore[attr-defined]
-
     server = Server(app)
     with server, pytest.raises(ValueError, match="1024 bytes, not 8"):
         Context(app, server.context.settings, memoryview(bytearray(8)), server.errors, server.log)
@@ -106,4 +104,3 @@ def test_the_header_has_the_same_table() -> None:
         "PYSERVE_REQUEST_LINE": str(REQUEST_LINE),
     }
     assert OFFSETS["request_line"] + REQUEST_LINE <= SLOT_SIZE
-    assert ctypes.sizeof(ctypes.c_uint64) == 8

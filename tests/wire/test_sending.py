@@ -90,8 +90,10 @@ def test_a_large_item_to_a_slow_reader() -> None:
 def test_a_stream_beyond_the_spool_waits_for_its_client() -> None:
     """The ring in the spool file wraps around many times."""
     body = Stream(320)
-    settings = {"response_buffer": 100_000, "response_spool": 300_000}
-    with Server(app_of(body), **settings) as server, small_window(server) as client:
+    with (
+        Server(app_of(body), response_buffer=100_000, response_spool=300_000) as server,
+        small_window(server) as client,
+    ):
         client.send(GET)
         client.take_until(b"\r\n\r\n")
         assert not body.closed.is_set()
@@ -108,15 +110,17 @@ def test_without_a_spool_a_stream_waits_too(tmp_path: Path) -> None:
         client.send(GET)
         assert client.response().body == PIECE * 80
     body = Stream(80)
-    settings = {"response_buffer": 0, "spool_dir": str(tmp_path / "none")}
-    with Server(app_of(body), **settings) as server, small_window(server) as client:
+    with (
+        Server(app_of(body), response_buffer=0, spool_dir=str(tmp_path / "none")) as server,
+        small_window(server) as client,
+    ):
         client.send(GET)
         assert client.response().body == PIECE * 80
         assert "cannot be spooled" in server.log.texts("warning")
 
 
 def dechunked(data: bytes) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while True:
         line, _, data = data.partition(b"\r\n")
         size = int(line, 16)
@@ -308,7 +312,7 @@ def test_what_only_looks_like_a_file_is_read(tmp_path: Path) -> None:
     """A GzipFile has a fileno(), whose bytes are not the ones it reads."""
     path = tmp_path / "file.gz"
     path.write_bytes(gzip.compress(b"plain" * 9999))
-    response = get(file_app(lambda: gzip.open(path)))
+    response = get(file_app(lambda: gzip.open(path)))  # noqa: SIM115 - the server closes it
     assert response.body == b"plain" * 9999
     assert response.headers["transfer-encoding"] == "chunked"
     assert get(file_app(lambda: io.BytesIO(b"memory"))).body == b"memory"

@@ -62,12 +62,23 @@ def request(kind: str, number: int, rng: random.Random) -> bytes:
     if shape == 1:
         return b"POST " + target + b" HTTP/1.1\r\n" + fields + b"Content-Length: %d\r\n\r\n" % len(body) + body
     return (
-        b"POST " + target + b" HTTP/1.1\r\n" + fields + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body
+        b"POST "
+        + target
+        + b" HTTP/1.1\r\n"
+        + fields
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + b"%x\r\n" % len(body)
+        + body
         + b"\r\n0\r\n\r\n"
     )
 
 
-BROKEN = [b"BAD\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab", b"GET /"]
+BROKEN = [
+    b"BAD\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab",
+    b"GET /",
+]
 
 
 def play(server: Server, requests: int, rng: random.Random) -> None:

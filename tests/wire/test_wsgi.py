@@ -1,4 +1,4 @@
-"""PEP 3333, over a real socket: start_response, write(), iterables of every kind, close(), exc_info, faults of the app."""
+"""PEP 3333 over a real socket: start_response, write(), iterables of every kind, close(), exc_info, faults of apps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wsgiref.validate import validator
 
 import pytest
 
-from wire.loop import Client, Server
+from wire.loop import Client, Response, Server
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
@@ -20,8 +20,8 @@ def serving(app: App, **settings: Any) -> Server:
     return Server(app, **settings)
 
 
-def answer(app: App, request: bytes = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", method: str = "GET") -> Any:
-    """The response to one request, with ``.log`` (the errors logged) and ``.open`` (can the connection be used again?)."""
+def answer(app: App, request: bytes = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", method: str = "GET") -> Response:
+    """The response to one request, with ``.log`` (errors) and ``.open`` (can the connection be used again?)."""
 
     def once(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if environ["REQUEST_METHOD"] != "OPTIONS":
@@ -61,7 +61,7 @@ class Closing:
     def __iter__(self) -> Iterator[bytes]:
         return self
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> Any:
         chunk = next(self.chunks)
         if isinstance(chunk, BaseException):
             raise chunk
@@ -377,7 +377,7 @@ def test_exc_info_after_the_head_was_sent_raises_it_again() -> None:
 
 @pytest.mark.parametrize("body", [[b"x"], Closing([b"x"]), [], Closing([])])
 def test_an_app_that_never_calls_start_response(body: Any) -> None:
-    response = answer(lambda environ, start_response: body)
+    response = answer(lambda *_: body)
     assert response.status == 500
     assert "start_response" in response.log
 
@@ -523,7 +523,7 @@ def test_close_is_called_once(chunks: list[Any]) -> None:
 
 def test_close_is_called_when_start_response_never_was() -> None:
     body = Closing([b"a"])
-    assert answer(lambda environ, start_response: body).status == 500
+    assert answer(lambda *_: body).status == 500
     assert body.closed == 1
 
 
@@ -543,7 +543,7 @@ def test_running_is_true_exactly_in_the_app() -> None:
     states: list[bool] = []
 
     class Body(Closing):
-        def __next__(self) -> bytes:
+        def __next__(self) -> Any:
             states.append(server.context.running)
             return super().__next__()
 
@@ -615,6 +615,10 @@ def everything(environ: dict[str, Any], start_response: Callable[..., Any]) -> A
     return [b"hello"]
 
 
+POST_INPUT = b"POST /input HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 12\r\n\r\n"
+POST_CHUNKED = b"POST /iterate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     ("request_", "body"),
     [
@@ -622,8 +626,8 @@ def everything(environ: dict[str, Any], start_response: Callable[..., Any]) -> A
         (b"GET http://y HTTP/1.1\r\nHost: x\r\n\r\n", b"hello"),
         (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", b"hello"),
         (b"GET / HTTP/1.0\r\n\r\n", b"hello"),
-        (b"POST /input HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 12\r\n\r\nl1\nl2\nl3\nend", b"l1\nl2\nl3\nend"),
-        (b"POST /iterate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n6\r\na\nb\ncd\r\n0\r\n\r\n", b"a\n|b\n|cd"),
+        (POST_INPUT + b"l1\nl2\nl3\nend", b"l1\nl2\nl3\nend"),
+        (POST_CHUNKED + b"6\r\na\nb\ncd\r\n0\r\n\r\n", b"a\n|b\n|cd"),
         (b"GET /write HTTP/1.1\r\nHost: x\r\n\r\n", b"written and returned"),
         (b"GET /exc-info HTTP/1.1\r\nHost: x\r\n\r\n", b"replaced"),
         (b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n", b"".join(b"%d," % i for i in range(50))),

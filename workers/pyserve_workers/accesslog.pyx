@@ -67,27 +67,27 @@ ATOMS = {
 NAMED = {"i": REQUEST_FIELD, "o": RESPONSE_FIELD, "e": VARIABLE}
 
 
-def compile_format(str format):
+def compile_format(str text):
     """The steps [(atom, argument as bytes)] that write a line. Raises ConfigError naming what it does not know."""
     steps = []
     literal = ""
     position = 0
-    while position < len(format):
-        mark = format.find("%", position)
+    while position < len(text):
+        mark = text.find("%", position)
         if mark < 0:
-            literal += format[position:]
+            literal += text[position:]
             break
-        literal += format[position:mark]
-        if format.startswith("%%", mark):
+        literal += text[position:mark]
+        if text.startswith("%%", mark):
             literal += "%"
             position = mark + 2
             continue
-        end = format.find(")s", mark)
-        if not format.startswith("%(", mark) or end < 0:
+        end = text.find(")s", mark)
+        if not text.startswith("%(", mark) or end < 0:
             raise ConfigError(
-                f"access_logformat: {format[mark:mark + 12]!r} is not of the form %(name)s; a percent sign itself is %%"
+                f"access_logformat: {text[mark:mark + 12]!r} is not of the form %(name)s; a percent sign itself is %%"
             )
-        name = format[mark + 2:end]
+        name = text[mark + 2:end]
         if literal:
             steps.append((LITERAL, literal.encode()))
             literal = ""

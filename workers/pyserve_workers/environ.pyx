@@ -14,7 +14,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 
 from sys import intern
 
@@ -117,14 +117,18 @@ cdef object unknown_key(const char *name, size_t size):
 
 
 cdef object unquoted(const char *data, size_t size):
+    """The path, percent-decoded."""
     cdef char small[1024]
     cdef char *out = small
+    if memchr(data, c"%", size) is NULL:
+        return text(PATH, data, size)
     if size > sizeof(small):
         out = <char *>malloc(size)
         if out is NULL:
             raise MemoryError
     try:
-        return text(PATH, out, octets_unquote(out, data, size))
+        size = octets_unquote(out, data, size)
+        return PyUnicode_DecodeLatin1(out, size, NULL)
     finally:
         if out is not small:
             free(out)

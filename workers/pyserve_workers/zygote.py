@@ -160,6 +160,9 @@ class Zygote:
             kind = FAILURE_KINDS[type(error)]
             self.channel.send("LOAD_FAILED", kind=kind, message=error.message, details=error.details)
             return False
+        if generation.app is not None and "urllib.parse" in sys.modules:
+            # Web frameworks and getaddrinfo() import this at their first use: once here, rather than in each worker.
+            import encodings.idna  # noqa: F401
         gc.collect()
         gc.freeze()  # what is there now is never looked at by a worker's collector, and so stays shared memory
         self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)

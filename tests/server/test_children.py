@@ -1,0 +1,177 @@
+"""Children: how they are pressed, and how their end is told."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pyserve.channel import Channel
+from pyserve.children import (
+    DUMPED,
+    INTERRUPT_GRACE,
+    INTERRUPTED,
+    KILL_AFTER_DUMP,
+    KILLED,
+    Child,
+    Pressure,
+    WorkerProcess,
+    Zygote,
+    explain,
+    signal_name,
+)
+from pyserve.rollout import Worker
+from pyserve.scoreboard import Scoreboard
+
+# Pressure.
+
+NOW = 1000.0
+
+
+def all_steps(pressure: Pressure) -> list[tuple[float, str]]:
+    """What comes when, as the master's loop sees it: it sleeps until ``next`` and takes what is due."""
+    steps = []
+    while pressure.next < math.inf:
+        now = pressure.next
+        assert pressure.due(now - 0.001) is None
+        step = pressure.due(now)
+        assert step is not None
+        steps.append((now, step))
+    assert pressure.due(1e12) is None
+    return steps
+
+
+def test_boot() -> None:
+    pressure = Pressure.boot(NOW, 60.0, "it was not ready")
+    assert pressure.why == "it was not ready"
+    assert all_steps(pressure) == [(1060.0, DUMPED), (1060.0 + KILL_AFTER_DUMP, KILLED)]
+
+
+def test_drain_leaves_the_stop_hooks_their_time() -> None:
+    """They begin when the last request was interrupted, at the latest."""
+    end = 1030.0 + INTERRUPT_GRACE + 5.0
+    assert all_steps(Pressure.drain(1030.0, hook_timeout=5.0)) == [
+        (1030.0, INTERRUPTED),
+        (end, DUMPED),
+        (end + KILL_AFTER_DUMP, KILLED),
+    ]
+
+
+def test_request() -> None:
+    end = NOW + INTERRUPT_GRACE
+    assert all_steps(Pressure.request(NOW, "GET / has run for 30.0 s")) == [
+        (NOW, INTERRUPTED),
+        (end, DUMPED),
+        (end + KILL_AFTER_DUMP, KILLED),
+    ]
+
+
+def test_steps_that_are_long_overdue_still_come_one_by_one() -> None:
+    pressure = Pressure.drain(NOW, 5.0)
+    assert [pressure.due(NOW + 1e6) for _ in range(4)] == [INTERRUPTED, DUMPED, KILLED, None]
+
+
+# Children.
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    ours, theirs = Channel.pair()
+    theirs.close()
+    yield ours
+    ours.close()
+
+
+@pytest.fixture
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+
+
+def test_pressing_signals_and_keeps_the_reason(channel: Channel, sleeper: subprocess.Popen[bytes]) -> None:
+    child = Child(channel, sleeper.pid)
+    child.press(KILLED, "it was not ready")
+    child.status = os.waitpid(sleeper.pid, 0)[1]
+    sleeper.returncode = 0
+    assert explain(child.status, child.killed_because) == "was killed by pyserve (SIGKILL): it was not ready"
+
+
+@pytest.mark.parametrize("step", [INTERRUPTED, DUMPED])
+def test_softer_steps_give_no_reason(channel: Channel, sleeper: subprocess.Popen[bytes], step: str) -> None:
+    """A child that ends meanwhile ends by itself. (This one has no handlers, so each signal ends it.)"""
+    child = Child(channel, sleeper.pid)
+    child.press(step, "it was not ready")
+    assert child.killed_because == ""
+    assert sleeper.wait() < 0
+
+
+def test_nothing_is_signalled_that_has_not_said_its_pid_or_has_ended(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above all not pid 0, which is our whole process group."""
+
+    def kill(pid: int, number: int) -> None:
+        raise AssertionError(f"kill({pid}, {number})")
+
+    monkeypatch.setattr(os, "kill", kill)
+    Child(channel).signal(signal.SIGKILL)
+    ended = Child(channel, 4711)
+    ended.status = 0
+    ended.signal(signal.SIGKILL)
+
+
+def test_names(channel: Channel) -> None:
+    worker = WorkerProcess(Worker(12, 3, 2), channel, 0, Scoreboard.create().slot(0))
+    assert worker.name == "worker 3 gen 2"
+    worker.pid = 4711
+    assert worker.name == "worker 3 gen 2 pid 4711"
+    zygote = Zygote(2, None, "auto", channel, 4712)  # type: ignore[arg-type]  # its configuration does not matter here
+    assert zygote.name == "zygote 2"
+
+
+# Explanations.
+
+
+def exited(code: int) -> int:
+    return code << 8
+
+
+@pytest.mark.parametrize(
+    ("status", "killed_because", "text"),
+    [
+        (None, "", "ended before it could say its pid"),
+        (None, "it was not ready", "ended before it could say its pid"),
+        (exited(0), "", "exited with code 0"),
+        (exited(3), "", "exited with code 3"),
+        (exited(255), "", "exited with code 255"),
+        (exited(131), "", "ended at once, as a SIGQUIT asked for"),
+        (exited(131), "fast shutdown", "ended at once, as a SIGQUIT asked for"),
+        (int(signal.SIGSEGV), "", "was killed by SIGSEGV"),
+        (signal.SIGSEGV | 0x80, "", "was killed by SIGSEGV"),  # and left a core
+        (int(signal.SIGTERM), "", "was killed by SIGTERM"),
+        (int(signal.SIGKILL), "", "was killed by SIGKILL; not by pyserve: by someone, or by the kernel for lack of memory"),
+        (int(signal.SIGKILL), "it was late", "was killed by pyserve (SIGKILL): it was late"),
+        (int(signal.SIGALRM), "", "was killed by SIGALRM: it was stuck and ended by its own alarm"),
+        (40, "", "was killed by signal 40"),
+    ],
+)
+def test_explanation(status: int | None, killed_because: str, text: str) -> None:
+    assert explain(status, killed_because) == text
+
+
+@pytest.mark.parametrize("number", range(1, signal.NSIG))
+def test_every_signal_can_be_told(number: int) -> None:
+    assert explain(number).startswith(f"was killed by {signal_name(number)}")
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [("import os; os._exit(7)", "exited with code 7"), ("import os; os.abort()", "was killed by SIGABRT")],
+)
+def test_statuses_of_the_kernel(code: str, text: str) -> None:
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
+    assert explain(os.waitpid(pid, 0)[1]) == text

@@ -1,0 +1,210 @@
+"""Connection driven by hand, as worker classes do that run the app elsewhere: receive(), run(), flush()."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyserve_workers.response import PHRASES  # type: ignore[import-not-found]
+
+import pyserve_workers
+from pyserve_workers.connection import (
+    CLOSED,
+    FLUSH,
+    IDLE,
+    LINGER,
+    READY,
+    REQUEST,
+    WANT_READ,
+    WANT_WRITE,
+    Connection,
+    accept,
+    expired,
+)
+from wire.loop import Server
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+GONE = 0
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b"x" * int(environ["QUERY_STRING"] or 2)]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Server, Connection, socket.socket]]:
+    """A server whose loop does not run, one connection of it, and the client's end."""
+    server = Server(app)
+    ours, client = socket.socketpair()
+    ours.setblocking(False)
+    client.settimeout(20)
+    connection = Connection(server.context, ours.detach(), server.about, ("10.0.0.1", 5))
+    yield server, connection, client
+    connection.close()
+    client.close()
+    with server:
+        pass
+
+
+Pair = tuple[Server, Connection, socket.socket]
+
+
+def test_one_request(pair: Pair) -> None:
+    _, connection, client = pair
+    assert connection.receive() == WANT_READ
+    client.send(GET[:9])
+    assert connection.receive() == WANT_READ
+    assert connection.unfinished
+    client.send(GET[9:])
+    assert connection.receive() == REQUEST
+    assert connection.state == READY
+    assert connection.receive() == REQUEST  # nothing is read, and nothing lost, before it has run
+    assert connection.run() == WANT_READ
+    assert connection.state == IDLE
+    assert connection.idle
+    assert client.recv(1000).endswith(b"\r\n\r\nxx")
+
+
+def test_a_pipelined_request_follows(pair: Pair) -> None:
+    _, connection, client = pair
+    client.send(GET * 2)
+    assert connection.receive() == REQUEST
+    assert connection.run() == REQUEST
+    assert connection.run() == WANT_READ
+    assert client.recv(1000).count(b"200 OK") == 2
+
+
+def test_a_response_that_does_not_fit(pair: Pair) -> None:
+    _, connection, client = pair
+    client.send(b"GET /?5000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.receive() == REQUEST
+    assert connection.run() == WANT_WRITE
+    assert connection.state == FLUSH
+    assert connection.flush() == WANT_WRITE
+    received = 0
+    step = WANT_WRITE
+    while step == WANT_WRITE:
+        received += len(client.recv(1 << 20))
+        step = connection.flush()
+    assert step == WANT_READ
+    client.setblocking(False)
+    while received < 5_000_000:
+        received += len(client.recv(1 << 20))
+
+
+def test_the_client_closes(pair: Pair) -> None:
+    _, connection, client = pair
+    fd = connection.fd
+    client.close()
+    assert connection.receive() == GONE
+    assert connection.state == CLOSED
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    assert [connection.receive(), connection.run(), connection.flush(), connection.serve(), connection.expire()] == [
+        GONE
+    ] * 5
+    assert connection.fd == fd  # by which the loop knows what to forget
+    connection.close()
+
+
+def test_run_without_a_request_is_no_request(pair: Pair) -> None:
+    server, connection, _ = pair
+    assert connection.run() == WANT_READ
+    assert int.from_bytes(server.slot[64:72], "little") == 0
+
+
+def test_a_refusal(pair: Pair) -> None:
+    _, connection, client = pair
+    client.send(b"BAD\r\n\r\n")
+    assert connection.receive() == WANT_READ
+    assert connection.state == LINGER
+    assert not connection.unfinished
+    assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+    assert client.recv(1000) == b""
+    client.send(b"more that nobody reads" * 1000)
+    assert connection.receive() == WANT_READ
+    client.close()
+    assert connection.receive() == GONE
+
+
+def test_expired(pair: Pair) -> None:
+    _, connection, _ = pair
+    connections = {connection.fd: connection}
+    assert expired(connections, connection.deadline - 0.001) == []
+    assert expired(connections, connection.deadline + 0.001) == [connection]
+    assert connection.expire() == GONE
+    assert expired(connections, float(1 << 32)) == []
+    assert connection.deadline == float("inf")
+
+
+def test_a_connection_that_is_dropped_closes_its_descriptor() -> None:
+    server = Server(app)
+    with server:
+        ours, client = socket.socketpair()
+        with client:
+            connection = Connection(server.context, ours.detach(), server.about, None)
+            del connection
+            assert client.recv(1) == b""
+
+
+def test_a_fault_of_ours_costs_one_connection(pair: Pair) -> None:
+    """A log that raises stands for whatever nobody has thought of."""
+    server, connection, client = pair
+
+    def failing(text: str) -> None:
+        raise ValueError("no log today")
+
+    server.log.info = failing  # type: ignore[method-assign]
+    client.send(b"BAD\r\n\r\n")
+    assert connection.serve(1) == GONE
+    assert "BUG: 10.0.0.1:5: closed in state" in server.log.texts("error")
+    assert "no log today" in server.log.texts("error")
+    assert client.recv(1000) == b""
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_accept(family: socket.AddressFamily, tmp_path: Path) -> None:
+    address: Any = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}.get(family, str(tmp_path / "s"))
+    with socket.socket(family) as listener, socket.socket(family) as client:
+        listener.bind(address)
+        listener.listen()
+        listener.setblocking(False)
+        assert accept(listener.fileno()) is None
+        client.connect(listener.getsockname())
+        accepted = accept(listener.fileno())
+        assert accepted is not None
+        fd, peer = accepted
+        with socket.socket(fileno=fd) as ours:
+            assert not os.get_inheritable(fd)
+            assert not os.get_blocking(fd)
+            if family == socket.AF_UNIX:
+                assert peer is None
+            else:
+                assert peer == client.getsockname()[:2]
+                assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def test_an_ipv4_peer_of_an_ipv6_listener_has_its_ipv4_address() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        with socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as client:
+            accepted = accept(listener.fileno())
+            assert accepted is not None
+            os.close(accepted[0])
+            assert accepted[1] == client.getsockname()
+
+
+def test_accept_says_what_the_system_refuses() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        accept(1 << 20)
+
+
+def test_every_refusal_has_a_phrase() -> None:
+    header = (Path(pyserve_workers.__file__).parent / "http1.h").read_text()
+    statuses = {int(status) for status in re.findall(r"X\(\d+, \w+, (\d+),", header)}
+    assert statuses <= set(PHRASES)
