@@ -65,7 +65,12 @@ class Run:
         environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "SECRET_KEY": "benchmark"}
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
-            program, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            program,
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     def first_answer(self) -> float:

@@ -20,6 +20,7 @@ class PyserveError(Exception):
     """A failure that is told in one line; details (the traceback of the user's app) may follow."""
 
     exit_code = ExitCode.INTERNAL
+    kind = "internal"  # its name in a message on a channel
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -37,12 +38,14 @@ class HookError(PyserveError):
     """A lifecycle hook of the user's app raised."""
 
     exit_code = ExitCode.HOOK
+    kind = "hook"
 
 
 class AppError(PyserveError):
     """The user's app cannot be imported, found or called."""
 
     exit_code = ExitCode.APP
+    kind = "app"
 
 
 class BindError(PyserveError):
@@ -55,6 +58,12 @@ class ConfigError(PyserveError):
     """A configuration file, an environment variable or the combination of settings is wrong."""
 
     exit_code = ExitCode.CONFIG
+    kind = "config"
+
+
+BY_KIND: dict[str, type[PyserveError]] = {
+    error.kind: error for error in (PyserveError, HookError, AppError, ConfigError)
+}
 
 
 class RequestTimeout(BaseException):

@@ -15,7 +15,7 @@ import time
 from pyserve import linux, listeners, rollout, zygotes
 from pyserve.accounts import ids_of
 from pyserve.children import explain
-from pyserve.errors import AppError, ConfigError, ExitCode, HookError, PyserveError
+from pyserve.errors import BY_KIND, AppError, ExitCode, PyserveError
 from pyserve.logs import LogFiles
 from pyserve.notify import Notifier, listen_fds
 from pyserve.pidfile import Pidfile
@@ -79,8 +79,7 @@ def check(config: Config) -> None:
     if message is None:
         raise AppError(f"the process that loads the app {explain(status)}")
     if message.kind == "LOAD_FAILED":
-        kinds: dict[str, type[PyserveError]] = {"app": AppError, "hook": HookError, "config": ConfigError}
-        raise kinds[message["kind"]](message["message"], message["details"])
+        raise BY_KIND[message["kind"]](message["message"], message["details"])
 
 
 class Master:

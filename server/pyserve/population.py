@@ -15,7 +15,7 @@ import time
 from pyserve import rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMPED, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote, explain
-from pyserve.errors import AppError, ConfigError, ExitCode, HookError
+from pyserve.errors import BY_KIND, ExitCode
 from pyserve.scoreboard import SLOTS, Scoreboard
 
 TYPE_CHECKING = False
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pyserve.listeners import Listener
     from pyserve.logs import LogFiles
 
-FAILURE_CODES = {"app": AppError.exit_code, "hook": HookError.exit_code, "config": ConfigError.exit_code}
 UNCLAIMED_LIMIT = 256
 
 
@@ -272,7 +271,7 @@ class Population:
         process.pid = pid
 
     def fail(self, message: Message, prefix: str) -> None:
-        self.failure = (FAILURE_CODES[message["kind"]], message["message"])
+        self.failure = (BY_KIND[message["kind"]].exit_code, message["message"])
         self.log.error(f"{prefix}{message['message']}\n{message['details']}".rstrip())
 
     # Ending.

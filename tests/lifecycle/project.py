@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support import Server
 
-APP = '''
+APP = """
 import os, time
 import pyserve
 
@@ -22,7 +22,7 @@ def wsgi(environ, start_response):
         sum(range(10 ** int(query)))  # one long call of C code
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{VERSION} {os.getpid()}".encode()]
-'''
+"""
 
 
 class Project:

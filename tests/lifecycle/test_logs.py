@@ -29,7 +29,9 @@ def test_usr1_reopens_the_logs_of_every_process(project: Project) -> None:
 
         def both_workers_write_there() -> bool:
             server.get("/after")
-            pids = {line.partition(" pid ")[2].split()[0] for line in errors.read_text().splitlines() if "/after" in line}
+            pids = {
+                line.partition(" pid ")[2].split()[0] for line in errors.read_text().splitlines() if "/after" in line
+            }
             return pids == set(map(str, server.workers())) and access.exists() and "/after" in access.read_text()
 
         server.wait_for(both_workers_write_there)

@@ -186,7 +186,9 @@ def test_a_symlinked_release_is_looked_up_again(project: Project) -> None:
 
 
 def test_an_app_that_starts_a_thread_is_not_preloaded(project: Project) -> None:
-    project.append("\nimport threading\nthreading.Thread(target=time.sleep, args=(600,), daemon=True, name='ticker').start()\n")
+    project.append(
+        "\nimport threading\nthreading.Thread(target=time.sleep, args=(600,), daemon=True, name='ticker').start()\n"
+    )
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
         server.wait_for_log(r"not preloaded, .*the import started 1 thread \(ticker\)")
         assert server.get("/").text.startswith("one ")

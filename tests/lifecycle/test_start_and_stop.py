@@ -151,7 +151,11 @@ def test_ctrl_c_in_the_terminal_is_graceful(project: Project) -> None:
         ("def broken(\n", 4, "SyntaxError"),
         ("import os; os._exit(3)\n", 4, "exited with code 3"),
         ("wsgi = 'text'\n", 4, "wsgi"),
-        ("import pyserve\nwsgi = print\n@pyserve.on_app_loaded\ndef h(): raise ValueError('no')\n", 3, "ValueError: no"),
+        (
+            "import pyserve\nwsgi = print\n@pyserve.on_app_loaded\ndef h(): raise ValueError('no')\n",
+            3,
+            "ValueError: no",
+        ),
         ("import pyserve\nwsgi = print\n@pyserve.on_init\ndef h(): raise ValueError('no')\n", 3, "ValueError: no"),
         ("import time; time.sleep(600)\n", 4, "boot_timeout"),
     ],

@@ -16,7 +16,13 @@ from pyserve.channel import DESCRIPTORS_LIMIT, MESSAGE_LIMIT, MESSAGES, Channel,
 
 # A message of every kind there is.
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "CONFIG": {"generation": 2, "master": 4711, "config": {"bind": ["::1"]}, "listeners": [{"url": "x"}], "preload": "auto"},
+    "CONFIG": {
+        "generation": 2,
+        "master": 4711,
+        "config": {"bind": ["::1"]},
+        "listeners": [{"url": "x"}],
+        "preload": "auto",
+    },
     "SPAWN": {"id": 7, "number": 0, "slot": 3},
     "LOADED": {"description": "app:wsgi", "seconds": 0.25},
     "LOAD_FAILED": {"kind": "app", "message": "no module named 'app'", "details": "Traceback …\n"},

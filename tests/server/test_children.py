@@ -153,7 +153,11 @@ def exited(code: int) -> int:
         (int(signal.SIGSEGV), "", "was killed by SIGSEGV"),
         (signal.SIGSEGV | 0x80, "", "was killed by SIGSEGV"),  # and left a core
         (int(signal.SIGTERM), "", "was killed by SIGTERM"),
-        (int(signal.SIGKILL), "", "was killed by SIGKILL; not by pyserve: by someone, or by the kernel for lack of memory"),
+        (
+            int(signal.SIGKILL),
+            "",
+            "was killed by SIGKILL; not by pyserve: by someone, or by the kernel for lack of memory",
+        ),
         (int(signal.SIGKILL), "it was late", "was killed by pyserve (SIGKILL): it was late"),
         (int(signal.SIGALRM), "", "was killed by SIGALRM: it was stuck and ended by its own alarm"),
         (40, "", "was killed by signal 40"),

@@ -191,8 +191,8 @@ class Interleavings(RuleBasedStateMachine):
             world.assert_whole()
 
 
-# PYSERVE_TEST_EXAMPLES=20000 walks for an hour instead of some seconds.
+# ROLLOUT_EXAMPLES=20000 walks for some minutes instead of some seconds.
 Interleavings.TestCase.settings = settings(
-    max_examples=int(os.environ.get("PYSERVE_TEST_EXAMPLES", "150")), stateful_step_count=60, deadline=None
+    max_examples=int(os.environ.get("ROLLOUT_EXAMPLES", "150")), stateful_step_count=60, deadline=None
 )
 TestInterleavings = Interleavings.TestCase

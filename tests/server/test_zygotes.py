@@ -51,7 +51,9 @@ def test_options_of_the_interpreter_are_found_in_its_command(command: str, optio
     assert interpreter_options(command.split()) == options.split()
 
 
-@pytest.mark.parametrize("command", ["-um os app:app", "-Im os", "-X dev -m os -w 4", "-bW ignore -Xutf8 -c pass -u", "-B -"])
+@pytest.mark.parametrize(
+    "command", ["-um os app:app", "-Im os", "-X dev -m os -w 4", "-bW ignore -Xutf8 -c pass -u", "-B -"]
+)
 def test_options_are_what_the_interpreter_itself_takes_for_them(command: str) -> None:
     """An interpreter that is started with them has the same flags."""
     tell = "import sys; print(sys.flags, sys._xoptions, sys.warnoptions)"

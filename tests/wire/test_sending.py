@@ -199,8 +199,8 @@ def test_memory_does_not_grow_with_a_stream() -> None:
             received += client.socket.recv_into(buffer)
             if received % 64 == 0:
                 most = max(most, resident())
-        assert resident() - before < 4 << 20
-        assert most - before < 4 << 20
+        assert resident() - before < 2 << 20
+        assert most - before < 2 << 20
 
 
 # file_wrapper.

@@ -122,6 +122,7 @@ cdef object unquoted(const char *data, size_t size):
     cdef char *out = small
     if memchr(data, c"%", size) is NULL:
         return text(PATH, data, size)
+    small[0] = 0   # gcc cannot see that octets_unquote() writes there
     if size > sizeof(small):
         out = <char *>malloc(size)
         if out is NULL:

@@ -72,11 +72,10 @@ class SyncWorker(Worker):
             pending, self.pending = self.pending, []
             for connection in pending:
                 self.after(connection, connection.serve(0))
-        waiting = []
+        waiting: list[int] = []
         for fd, events in self.epoll.poll(patience):
-            connection = connections.get(fd)
-            if connection is not None:
-                self.after(connection, connection.serve(events))
+            if (ready := connections.get(fd)) is not None:
+                self.after(ready, ready.serve(events))
             elif fd in self.listeners:
                 waiting.append(fd)
             else:

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from pyserve import lifecycle, linux
 from pyserve.channel import encode
 from pyserve.children import DUMP, INTERRUPT
-from pyserve.errors import AppError, ConfigError, HookError, PyserveError, RequestTimeout
+from pyserve.errors import HookError, PyserveError, RequestTimeout
 from pyserve.log import ErrorStream
 from pyserve.logs import take_over
 from pyserve.scoreboard import STATES
@@ -39,7 +39,6 @@ TRANSITIONS = {
     "draining": {"exited"},
     "exited": set(),
 }
-FAILURE_KINDS = {AppError: "app", HookError: "hook", ConfigError: "config"}
 REPARENTING = 10.0  # seconds for the process between the zygote and this one to end
 FAILED = 1  # exit code
 
@@ -105,8 +104,7 @@ class Worker(ABC):
             self.serve()
             self.end()
         except PyserveError as error:
-            kind = FAILURE_KINDS[type(error)]
-            self.channel.send("BOOT_FAILED", kind=kind, message=error.message, details=error.details)
+            self.channel.send("BOOT_FAILED", kind=error.kind, message=error.message, details=error.details)
             return FAILED
         except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
             import traceback

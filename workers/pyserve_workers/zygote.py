@@ -20,7 +20,7 @@ from pyserve import lifecycle, linux
 from pyserve.accounts import become
 from pyserve.channel import Channel
 from pyserve.children import DUMP
-from pyserve.errors import AppError, ConfigError, HookError, PyserveError
+from pyserve.errors import ConfigError, HookError, PyserveError
 from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyserve.config import Config
     from pyserve_workers.worker import Worker
 
-FAILURE_KINDS = {AppError: "app", HookError: "hook", ConfigError: "config"}
+COLLECT_EVERY = 100_000  # container objects, while the app is imported
 
 
 def main() -> None:
@@ -102,7 +102,13 @@ class Generation:
         """Import the app and run its ``on_app_loaded`` hooks; what was loaded, in words. PyserveError if that fails."""
         from pyserve_workers.apploader import load, user_traceback
 
-        self.app, description = load(self.config.app)
+        usual = gc.get_threshold()
+        gc.set_threshold(COLLECT_EVERY)  # what an import makes stays; looking at it again and again takes a tenth of it
+        try:
+            self.app, description = load(self.config.app)
+        finally:
+            if gc.get_threshold()[0] == COLLECT_EVERY:  # the app has not chosen its own
+                gc.set_threshold(*usual)
         try:
             lifecycle.run_start("on_app_loaded")
         except lifecycle.HookFailedError as error:
@@ -157,13 +163,11 @@ class Zygote:
                     self.channel.send("UNSAFE", reasons=unsafe)
                     return False
         except PyserveError as error:
-            kind = FAILURE_KINDS[type(error)]
-            self.channel.send("LOAD_FAILED", kind=kind, message=error.message, details=error.details)
+            self.channel.send("LOAD_FAILED", kind=error.kind, message=error.message, details=error.details)
             return False
         if generation.app is not None and "urllib.parse" in sys.modules:
             # Web frameworks and getaddrinfo() import this at their first use: once here, rather than in each worker.
             import encodings.idna  # noqa: F401
-        gc.collect()
         gc.freeze()  # what is there now is never looked at by a worker's collector, and so stays shared memory
         self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
         return True
