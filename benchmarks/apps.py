@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def hello(environ, start_response):
+def hello(_environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
     return [b"Hello, world!"]

@@ -1,7 +1,7 @@
 """From the command to the first answer, and the memory of the processes: pyserve beside gunicorn and uWSGI.
 
-Four workers each. Rounds are interleaved, so that a noisy neighbour disturbs all alike; figures are medians. Memory is the
-sum of the proportional set sizes (PSS) of all processes of a server, after 1,000 requests.
+Four workers each. Rounds are interleaved, so that a noisy neighbour disturbs all alike; figures are medians. Memory is
+the sum of the proportional set sizes (PSS) of all processes of a server, after 1,000 requests.
 
     python benchmarks/start.py [--rounds 15]
 """

@@ -105,9 +105,10 @@ class Zygote(Child):
 class WorkerProcess(Child):
     """A worker: what the rollout knows of it, and its slot on the scoreboard."""
 
-    def __init__(self, worker: Worker, channel: Channel, slot_index: int, slot: Slot) -> None:
+    def __init__(self, worker: Worker, config: Config, channel: Channel, slot_index: int, slot: Slot) -> None:
         super().__init__(channel)
         self.worker = worker
+        self.config = config  # of its generation
         self.slot_index = slot_index
         self.slot = slot
         self.leaving = ""  # the cause, once it was told to drain or says that it does

@@ -90,14 +90,16 @@ class Master:
         opened: list[listeners.Listener],
         logs: LogFiles,
     ) -> None:
-        self.config = config
+        self.config = config  # of the generation that serves
+        self.candidate = config  # the newest that was found valid: the next generation's
+        self.configs: dict[int, Config] = {}  # of each generation whose zygote may be started (again)
         self.reload_config = reload_config
         self.listeners = opened
         self.logs = logs
         self.log = logs.error
         self.notifier = Notifier()
         self.epoll = select.epoll()
-        self.population = Population(config, opened, logs, self.epoll, self.tell)
+        self.population = Population(opened, logs, self.epoll, self.tell)
         self.state = rollout.State(
             target=config.workers, crash_window=config.crash_window, max_crashes=config.max_crashes
         )
@@ -201,8 +203,7 @@ class Master:
         for name in FIXED:
             if getattr(config, name) != getattr(self.config, name):
                 self.log.warning(f"{name} has changed; it takes effect when pyserve is restarted")
-        self.config = self.population.config = config
-        self.logs.set_level(config.log_level)
+        self.candidate = config
         self.notifier.reloading()
         self.tell(rollout.Reload(config.workers))
 
@@ -280,7 +281,8 @@ class Master:
         if action.generation > 1 and action.generation == self.state.next:
             self.reload_began = time.monotonic()
             self.log.info(f"reload: generation {action.generation} is being prepared")
-        self.population.start_zygote(action.generation, self.config.preload)
+        config = self.configs.setdefault(action.generation, self.candidate)
+        self.population.start_zygote(action.generation, config)
 
     def do_stop_zygote(self, action: rollout.StopZygote) -> None:
         self.population.stop_zygotes(action.generation)
@@ -296,6 +298,9 @@ class Master:
         self.population.drain(action.id, self.stop_cause or action.cause, deadline, final=bool(self.stop_cause))
 
     def do_committed(self, action: rollout.Committed) -> None:
+        self.config = self.configs[action.generation]
+        self.configs = {action.generation: self.config}
+        self.logs.set_level(self.config.log_level)
         workers = count(self.state.target, "worker")
         if action.first:
             self.log.info(f"ready: {workers}")
@@ -327,6 +332,7 @@ class Master:
         self.begin_stop("the app did not start", 0.0)
         self.exit_code = self.population.failure[0]
         self.log.critical(f"not started; exit code {self.exit_code}")
+        self.population.quit()
 
 
 SIGNALS: dict[int, Callable[[Master], None]] = {

@@ -15,7 +15,7 @@ import time
 from pyserve import rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMPED, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote, explain
-from pyserve.errors import BY_KIND, ExitCode
+from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.scoreboard import SLOTS, Scoreboard
 
 TYPE_CHECKING = False
@@ -57,18 +57,25 @@ def send_config(
     )
 
 
+def is_child(pid: int) -> bool:
+    """Is this the pid of a child of ours, running or not yet waited for?"""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError):
+        return False
+    return True
+
+
 class Population:
-    """All zygotes and workers. ``config`` is what the next of them get; ``failure``: the last (exit code, reason)."""
+    """All zygotes and workers; ``failure`` is the last one's (exit code, reason)."""
 
     def __init__(
         self,
-        config: Config,
         listeners: list[Listener],
         logs: LogFiles,
         epoll: select.epoll,
         tell: Callable[[rollout.Event], None],
     ) -> None:
-        self.config = config
         self.listeners = listeners
         self.logs = logs
         self.log = logs.error
@@ -91,7 +98,9 @@ class Population:
 
     # Starting.
 
-    def start_zygote(self, generation: int, preload: str) -> None:
+    def start_zygote(self, generation: int, config: Config, preload: str | None = None) -> None:
+        """Start a generation's zygote; ``preload`` overrules the configuration's."""
+        preload = preload or config.preload
         try:
             pid, channel = zygotes.start()
         except OSError as error:
@@ -100,9 +109,9 @@ class Population:
             self.failure = (ExitCode.INTERNAL, reason)
             self.tell(rollout.LoadFailed(generation, reason, time.monotonic()))
             return
-        zygote = Zygote(generation, self.config, preload, channel, pid)
-        send_config(channel, self.config, generation, preload, self.listeners, self.scoreboard, self.logs)
-        timeout = self.config.boot_timeout
+        zygote = Zygote(generation, config, preload, channel, pid)
+        send_config(channel, config, generation, preload, self.listeners, self.scoreboard, self.logs)
+        timeout = config.boot_timeout
         zygote.pressure = Pressure.boot(
             time.monotonic(), timeout, f"the app did not load within boot_timeout ({timeout:g} s)"
         )
@@ -130,8 +139,8 @@ class Population:
         slot = self.scoreboard.slot(index)
         slot.clear()
         channel, theirs = Channel.pair()
-        process = WorkerProcess(worker, channel, index, slot)
-        timeout = self.config.boot_timeout
+        process = WorkerProcess(worker, zygote.config, channel, index, slot)
+        timeout = process.config.boot_timeout
         process.pressure = Pressure.boot(
             time.monotonic(), timeout, f"it was not ready within boot_timeout ({timeout:g} s)"
         )
@@ -231,7 +240,7 @@ class Population:
             )
             zygote.stopping = True
             self.stop_zygote(zygote)
-            self.start_zygote(generation, preload="never")
+            self.start_zygote(generation, zygote.config, preload="never")
         elif message.kind == "SPAWN_FAILED":
             worker = self.workers.get(message["id"])
             if worker:
@@ -251,27 +260,25 @@ class Population:
             if not process.leaving:
                 process.leaving = message["cause"]
                 self.log.info(f"{process.name} was told to stop ({message['cause']}); a replacement starts")
-                self.press_drain(process, time.monotonic() + self.config.graceful_timeout)
+                self.press_drain(process, time.monotonic() + process.config.graceful_timeout)
                 self.tell(rollout.WorkerLeaving(process.worker.id))
         elif message.kind == "BYE":
             process.cut += message["cut"]
 
     def on_hello(self, process: WorkerProcess, pid: int) -> None:
-        """Believe a worker's pid only if the kernel says that it is our child: signals will go there."""
+        """Believe a worker's pid only if the kernel says that it is our child, and nobody else's: signals go there."""
         if pid in self.unclaimed:
             process.pid = pid
             process.status = self.unclaimed.pop(pid)
             self.worker_ended(process)
             return
-        try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            self.log.error(f"BUG: a worker says that its pid is {pid}, which is not a child of the master")
-            return
-        process.pid = pid
+        if pid > 0 and not any(child.pid == pid for child in self.children()) and is_child(pid):
+            process.pid = pid
+        else:
+            self.log.error(f"BUG: {process.name} says that its pid is {pid}, which cannot be")
 
     def fail(self, message: Message, prefix: str) -> None:
-        self.failure = (BY_KIND[message["kind"]].exit_code, message["message"])
+        self.failure = (BY_KIND.get(message["kind"], PyserveError).exit_code, message["message"])
         self.log.error(f"{prefix}{message['message']}\n{message['details']}".rstrip())
 
     # Ending.
@@ -370,16 +377,16 @@ class Population:
             process.pressed_request = began
             elapsed = now - began / 1e9
             line = process.slot.request_line
-            why = f"{line} has run for {elapsed:.1f} s (timeout is {self.config.timeout:g} s)"
+            why = f"{line} has run for {elapsed:.1f} s (timeout is {process.config.timeout:g} s)"
             process.pressure = Pressure.request(now, why)
 
     def late_at(self, process: WorkerProcess) -> float:
         """When the request that the worker runs will have run for too long; infinity if there is none to watch."""
         began = process.slot.get("request_start")
-        if not began or not self.config.timeout or process.leaving or process.pressed_request:
+        if not began or not process.config.timeout or process.leaving or process.pressed_request:
             return float("inf")
-        return began / 1e9 + self.config.timeout
+        return began / 1e9 + process.config.timeout
 
     def press_drain(self, process: WorkerProcess, deadline: float) -> None:
-        process.pressure = Pressure.drain(deadline, self.config.hook_timeout)
+        process.pressure = Pressure.drain(deadline, process.config.hook_timeout)
         process.pressed_request = 0

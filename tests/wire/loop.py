@@ -15,6 +15,7 @@ from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection, Context, accept, expired
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
@@ -271,3 +272,21 @@ class Client:
     def closed(self) -> bool:
         """Nothing more comes, in order."""
         return self.rest() == b""
+
+
+def small_window(server: Server) -> Client:
+    """A client whose kernel takes little before it reads."""
+    client = Client.__new__(Client)
+    client.socket = socket.socket()
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.socket.settimeout(PATIENCE)
+    client.socket.connect(server.address)
+    client.buffer = b""
+    return client
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends, "it did not come to pass"
+        time.sleep(0.005)

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from wire.loop import Client, Server
-from wire.test_sending import eventually
+from wire.loop import Client, Server, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

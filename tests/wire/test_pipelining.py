@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from wire.loop import Server
-from wire.test_sending import PIECE, small_window
+from wire.loop import Server, small_window
+
+PIECE = b"x" * 65536
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

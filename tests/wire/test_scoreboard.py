@@ -12,8 +12,7 @@ import pytest
 import pyserve
 from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, OFFSETS, REQUEST_LINE, SLOT_SIZE, Slot
 from pyserve_workers.connection import Context
-from wire.loop import Server
-from wire.test_sending import eventually
+from wire.loop import Server, eventually
 
 
 def slot_of(server: Server) -> Slot:

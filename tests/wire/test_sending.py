@@ -9,14 +9,13 @@ import socket
 import struct
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wire.loop import PATIENCE, Client, Server
+from wire.loop import PATIENCE, Client, Server, eventually, small_window
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 PIECE = bytes(range(256)) * 256  # 64 KiB
@@ -45,24 +44,6 @@ def app_of(body: Any, headers: list[tuple[str, str]] | None = None) -> Callable[
         return [b"other"] if environ["PATH_INFO"] == "/other" else body
 
     return app
-
-
-def small_window(server: Server) -> Client:
-    """A client whose kernel takes little before it reads."""
-    client = Client.__new__(Client)
-    client.socket = socket.socket()
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.socket.settimeout(PATIENCE)
-    client.socket.connect(server.address)
-    client.buffer = b""
-    return client
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends, "it did not come to pass"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("response_buffer", [0, 100_000, 1 << 20])

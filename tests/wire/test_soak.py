@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wire.loop import Client, Server
-from wire.test_sending import eventually
+from wire.loop import Client, Server, eventually
 
 REQUESTS = 20_000
 

@@ -226,7 +226,7 @@ class Worker(ABC):
         if os.getpid() != self.pid:
             return  # a process that the app forked
         self.log.error(f"{self.slot.request_line}: the stacks of this worker's threads\n{stacks(frame)}")
-        if self.in_app:
+        if self.state != "booting" and self.in_app:
             raise RequestTimeout
 
 

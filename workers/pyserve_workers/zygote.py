@@ -7,6 +7,7 @@ end it, and the master starts another.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -167,7 +168,8 @@ class Zygote:
             return False
         if generation.app is not None and "urllib.parse" in sys.modules:
             # Web frameworks and getaddrinfo() import this at their first use: once here, rather than in each worker.
-            import encodings.idna  # noqa: F401
+            with contextlib.suppress(ImportError):  # an interpreter that the --user cannot read
+                import encodings.idna  # noqa: F401
         gc.freeze()  # what is there now is never looked at by a worker's collector, and so stays shared memory
         self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
         return True
