@@ -99,7 +99,7 @@ def test_a_head_that_cannot_be_sent_is_a_500_with_the_reason_in_the_log(status: 
     response = answer(simple(status, headers))
     assert response.status == 500
     assert reason in response.log
-    assert "test_wsgi.py" in response.log
+    assert "apps.py" in response.log
     assert response.open
 
 

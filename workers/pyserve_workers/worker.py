@@ -60,6 +60,7 @@ class Worker(ABC):
         self.state = "booting"
         self.cause = ""  # why it drains
         self.deadline = math.inf  # CLOCK_MONOTONIC seconds by which it must have ended
+        self.orphaned = False  # the master is gone
         self.final = False  # it drains because the whole server stops
         self.cut = 0  # requests that were not answered in full
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -186,7 +187,9 @@ class Worker(ABC):
         for fd, _ in self.ears.poll(0):
             if fd == self.wake:
                 os.read(self.wake, 64)
-                if self.state != "draining":
+                if os.getppid() != self.generation.master_pid:
+                    self.master_lost()  # the kernel sent the TERM
+                elif self.state != "draining":
                     self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
             else:
                 self.obey(self.channel.receive())
@@ -204,6 +207,9 @@ class Worker(ABC):
             message.close()
 
     def master_lost(self) -> None:
+        if self.orphaned:
+            return
+        self.orphaned = True
         self.epoll.unregister(self.channel.fileno())
         self.ears.unregister(self.channel.fileno())
         linux.end_after(math.ceil(self.config.graceful_timeout + self.config.hook_timeout) + 5)
