@@ -13,7 +13,7 @@ ROOTS = ["server", "workers"]
 FOLDERS = ["server/pyserve", "workers/pyserve_workers"]
 # Plain C that these modules link, each its own copy, so that no shared library has to be installed.
 PARSER = [f"workers/pyserve_workers/{name}" for name in ("http1.c", "h1_values.c", "h1_chunked.c")]
-LINKS = {"pyserve_workers.connection": PARSER, "pyserve_workers.parser": PARSER}
+LINKS = {"pyserve_workers.inbox": PARSER, "pyserve_workers.parser": PARSER}
 FLAGS = [
     "-std=c17",
     "-O2",
@@ -49,5 +49,4 @@ setup(
         build_dir="build/cython",
         nthreads=min(cores, len(sources)),
     ),
-    options={"build_ext": {"parallel": str(cores)}},
 )

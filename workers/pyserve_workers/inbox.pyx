@@ -1,4 +1,3 @@
-# distutils: sources = workers/pyserve_workers/http1.c workers/pyserve_workers/h1_values.c workers/pyserve_workers/h1_chunked.c
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
 """The bytes that a connection has received, and how much of a request they are.
 
