@@ -18,7 +18,7 @@ PLAIN_C := workers/pyserve_workers/http1.c workers/pyserve_workers/h1_values.c w
 .PHONY: help serve test test-all lint fuzz bench-start clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 serve: $(VENV)/stamp-serve ## serve examples/flask_app on http://127.0.0.1:8000 with four workers
 	cd examples/flask_app && $(abspath $(BIN))/pyserve app:app --workers 4 --pid $(abspath $(VENV))/pyserve.pid

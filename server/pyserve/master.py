@@ -147,7 +147,8 @@ class Master:
     def wait(self) -> None:
         """Sleep until something happens or somebody is late, and hear what the children say."""
         now = time.monotonic()
-        soonest = self.population.soonest(now + (HANDSHAKE_TICK if self.handshakes_until else TICK))
+        tick = HANDSHAKE_TICK if self.handshakes_until else min(TICK, self.notifier.watchdog_interval or TICK)
+        soonest = self.population.soonest(now + tick)
         if self.state.retry_at > now:
             soonest = min(soonest, self.state.retry_at)
         for fd, _ in self.epoll.poll(max(0.0, soonest - now)):

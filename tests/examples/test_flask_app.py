@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from examples.running import Client, Example, during_releases, serve_example
+from lifecycle.load import Load
 
 MEGABYTE = 1024 * 1024
 PATTERN = bytes(range(256)) * 256
@@ -197,3 +199,28 @@ def test_all_of_it_while_the_app_is_reloaded(tmp_path: Path) -> None:
 
     with serve_example("flask_app", tmp_path) as example:
         during_releases(release, [visit, ask, upload, stream])
+
+
+def test_ten_reloads_in_a_row_under_load(flask_app: Example) -> None:
+    """Clients with a new connection each, and clients that keep theirs: nobody's request is lost, and the log tells it."""
+    server = flask_app.server
+    with (
+        Load(server.url, "/version", threads=4) as fresh,
+        Load(server.url, "/version", threads=8, reuse=True, pause=0.02) as kept,
+    ):
+        for generation in range(2, 12):
+            server.signal(signal.SIGHUP)
+            server.wait_for_log(rf"reload done: generation {generation} serves with 4 workers")
+    assert fresh.failures == []
+    assert kept.failures == []
+    assert {status for status, _ in fresh.answers + kept.answers} == {200}
+    assert len(fresh.answers) > 100
+    for generation in range(2, 12):
+        for step in (
+            rf"reload: generation {generation} is being prepared",
+            rf"generation {generation}: loaded app:app in",
+            rf"worker 3 gen {generation} pid \d+ is serving",
+            rf"worker 0 gen {generation - 1} pid \d+ has left \(reload\)",
+            rf"reload done: generation {generation} serves with 4 workers",
+        ):
+            server.wait_for_log(step)

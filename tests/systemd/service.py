@@ -48,7 +48,9 @@ class Service:
         (folder / "pyserve.toml").write_text(f'bind = ["127.0.0.1:0"]\nworkers = 2\n{settings}\n')
         (folder / "venv").symlink_to(sys.prefix)
         machine.write(NAME, (UNITS / NAME).read_text())
-        machine.write(f"{NAME}.d/test.conf", FOR_TESTS + drop_in)
+        # A checkout below /tmp would be hidden by the service's own one.
+        private = "no" if sys.prefix.startswith(("/tmp/", "/var/tmp/")) else "yes"
+        machine.write(f"{NAME}.d/test.conf", f"{FOR_TESTS}PrivateTmp={private}\n{drop_in}")
         machine.systemctl("daemon-reload")
 
     def systemctl(self, verb: str) -> None:
