@@ -1,25 +1,29 @@
 """Starting a zygote: a fresh interpreter, with one end of a channel as its descriptor 3.
 
 The first one is started before the command line is read (``start_early``): the two interpreters then warm up side by
-side, and the zygote waits on its channel for the configuration. Import nothing here that the master does not need.
+side, and the zygote waits on its channel for the configuration. Every import here delays it. Therefore the C modules
+behind socket and signal, which import selectors, enum and more for what is not needed here.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed does not have it
+import _socket
 import os
-import signal
 import sys
 
-from pyserve.channel import Channel
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyserve.channel import Channel
 
 CHANNEL_FD = 3
 # Signals that are blocked over the exec, so that a Ctrl-C or a HUP does not end a zygote that has no handler yet.
-BLOCKED = (signal.SIGINT, signal.SIGHUP)
+BLOCKED = (_signal.SIGINT, _signal.SIGHUP)
 # What a service manager told the master is not for the app.
 MASTER_ONLY = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 PROGRAM = "from pyserve_workers.zygote import main; main()"
 
-_early: tuple[int, Channel] | None = None
+_early: tuple[int, int] | None = None  # pid, the master's end of the channel
 
 
 def start_early() -> None:
@@ -34,23 +38,26 @@ def discard_early() -> None:
     """End the early zygote that nobody took: it reads the end of its channel and exits."""
     global _early
     if _early is not None:
-        pid, channel = _early
+        pid, fd = _early
         _early = None
-        channel.close()
+        os.close(fd)
         os.waitpid(pid, 0)
 
 
 def start() -> tuple[int, Channel]:
     """A zygote's pid and the master's end of its channel; it waits for CONFIG. OSError if it cannot be started."""
     global _early
-    if _early is not None:
-        taken, _early = _early, None
-        return taken
-    return _start()
+    from socket import socket
+
+    from pyserve.channel import Channel
+
+    pid, fd = _early or _start()
+    _early = None
+    return pid, Channel(socket(fileno=fd), blocking=False)
 
 
-def _start() -> tuple[int, Channel]:
-    channel, theirs = Channel.pair()
+def _start() -> tuple[int, int]:
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     environ = {name: value for name, value in os.environ.items() if name not in MASTER_ONLY}
     command = [sys.executable, *interpreter_options(sys.orig_argv), "-P", "-c", PROGRAM]
     try:
@@ -63,14 +70,14 @@ def _start() -> tuple[int, Channel]:
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             ],
             setsigmask=BLOCKED,
-            setsigdef=(signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD),
+            setsigdef=(_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD),
         )
     except OSError:
-        channel.close()
+        ours.close()
         raise
     finally:
         theirs.close()
-    return pid, channel
+    return pid, ours.detach()
 
 
 def interpreter_options(command: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -121,9 +122,10 @@ def test_zygote_gets_its_channel_and_little_else(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("program")
 def test_early_zygote_is_handed_out_first() -> None:
     zygotes.start_early()
-    early = zygotes._early
-    assert early is not None
-    assert zygotes.start() == early
+    assert zygotes._early is not None
+    expected = zygotes._early
+    early = zygotes.start()
+    assert (early[0], early[1].fileno()) == expected
     other = zygotes.start()
     assert other != early
     for pid, channel in (early, other):
@@ -135,8 +137,10 @@ def test_early_zygote_is_handed_out_first() -> None:
 def test_early_zygote_that_nobody_took_ends() -> None:
     zygotes.start_early()
     assert zygotes._early is not None
-    pid, channel = zygotes._early
+    pid, fd = zygotes._early
+    channel = Channel(socket.socket(fileno=os.dup(fd)))
     hear(channel)
+    channel.close()
     zygotes.discard_early()
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
