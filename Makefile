@@ -7,6 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(shell tools/find-python.sh)
 PYTEST_ARGS ?=
 SECONDS ?= 60
+ROUNDS ?= 5
 
 BIN := $(VENV)/bin
 NATIVE := $(wildcard server/pyserve/*.pyx server/pyserve/*.h workers/pyserve_workers/*.pyx workers/pyserve_workers/*.pxd \
@@ -15,7 +16,7 @@ EXAMPLES := $(wildcard examples/*/requirements.txt)
 PLAIN_C := workers/pyserve_workers/http1.c workers/pyserve_workers/h1_values.c workers/pyserve_workers/h1_chunked.c
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint fuzz bench-start clean
+.PHONY: help serve test test-all lint conformance fuzz bench bench-start clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,8 +37,16 @@ lint: $(VENV)/stamp-dev ## ruff, mypy, and the plain C under the compiler's stri
 	$(CC) -std=c17 -Wall -Wextra -Wconversion -Wshadow -Werror -fsyntax-only $(PLAIN_C)
 	$(BIN)/python tools/h1_tables.py --check
 
+conformance: $(VENV)/stamp-test ## send the requests of a public suite, print what came of each; CASES=FILE names its cases
+	@PYTHONPATH=tests CASES="$(CASES)" $(BIN)/python -m conformance
+
 fuzz: $(VENV)/stamp-test ## feed the parser broken requests under the sanitizers for SECONDS=60
 	tests/fuzz/run.sh $(SECONDS)
+
+bench: SECONDS = 3
+bench: ## what a request costs beside other servers; CASES=hello,close SERVERS=pyserve,granian ROUNDS=5 SECONDS=3
+	$(PYTHON) benchmarks/bench.py --rounds $(ROUNDS) --seconds $(SECONDS) \
+		$(if $(CASES),--cases "$(CASES)") $(if $(SERVERS),--servers "$(SERVERS)")
 
 bench-start: ## time to the first answer, and memory, beside gunicorn and uWSGI
 	$(PYTHON) benchmarks/start.py

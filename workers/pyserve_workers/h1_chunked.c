@@ -14,7 +14,7 @@
 
 enum {
     SIZE,            /* in the digits of a chunk size */
-    EXT_END,         /* BWS after the size or after an extension: only ';' may follow */
+    EXT_END,         /* BWS after an extension: only ';' may follow */
     EXT_START,       /* BWS after ';': a name must follow */
     EXT_NAME,        /* in a name */
     EXT_NAME_END,    /* BWS after a name: '=' or ';' must follow */
@@ -63,7 +63,9 @@ static int32_t size_byte(h1_chunked *state, uint8_t byte) {
         return go(state, SIZE_LF);
     if (byte == ';')
         return go(state, EXT_START);
-    return h1_is_space(byte) ? go(state, EXT_END) : refuse(byte, H1_ERR_CHUNK_SIZE);
+    /* BWS may come here, before ';', and a recipient must parse it. h11 and llhttp refuse it, and so does this one:
+     * readers that skip it, or skip only some of it, have been used to smuggle requests. */
+    return refuse(byte, H1_ERR_CHUNK_SIZE);
 }
 
 /* What may follow a complete extension; `bws` is the state that whitespace leads to. */
