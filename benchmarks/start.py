@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import environment
+from processes import free_port, tree
 
 WORKERS = 4
 REQUESTS = 1000
@@ -108,27 +109,12 @@ class Run:
             self.process.wait(PATIENCE)
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [pid, *(below for child in children for below in tree(int(child)))]
-
-
 def pss(pid: int) -> int:
     """Proportional set size in KiB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1])
     return 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> None:

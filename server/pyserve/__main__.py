@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 # With one of these nothing is served; --check-config loads the app and takes the early zygote as serving does.
@@ -11,6 +12,14 @@ NOT_SERVING = {"--help", "-h", "--version", "--print-config"}
 def main() -> None:
     if not sys.platform.startswith("linux"):
         sys.exit(f"pyserve: this is {sys.platform}; pyserve runs on Linux only")
+    for fd in range(3):  # closed ones would become sockets, and the app's print() go there
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    import _signal  # type: ignore[import-not-found]  # typeshed does not have it
+
+    _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # until the master has its handler, there is nothing to reload
     from pyserve import zygotes
 
     if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv):

@@ -81,19 +81,19 @@ def run_start(event: str) -> None:
         for hook in _hooks[event]:
             try:
                 _call(hook)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise HookFailedError(f"{event} hook {_name(hook)} failed: {type(error).__name__}: {error}") from error
     finally:
         if event in IN_ZYGOTE:
             close()  # workers that are forked with a loop would share its epoll, and wake each other
 
 
-def run_stop(event: str, cause: str, failed: Callable[[str, Exception], None]) -> None:
+def run_stop(event: str, cause: str, failed: Callable[[str, BaseException], None]) -> None:
     """Run the hooks of a stop event in reverse order, each with the cause; ``failed`` is told of each that raises."""
     for hook in reversed(_hooks[event]):
         try:
             _call(hook, cause)
-        except Exception as error:  # noqa: BLE001  (whatever the user's hook raises is told, and the others still run)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (it is told, and the other hooks still run)
             failed(f"{event} hook {_name(hook)} failed: {type(error).__name__}: {error}", error)
 
 

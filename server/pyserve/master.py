@@ -15,7 +15,7 @@ import time
 from pyserve import linux, listeners, rollout, zygotes
 from pyserve.accounts import ids_of
 from pyserve.children import explain
-from pyserve.errors import BY_KIND, AppError, ExitCode, PyserveError
+from pyserve.errors import BY_KIND, AppError, BindError, ExitCode, PyserveError
 from pyserve.logs import LogFiles
 from pyserve.notify import Notifier, listen_fds
 from pyserve.pidfile import Pidfile
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from pyserve.config import Config
 
+ENOUGH_DESCRIPTORS = 65536
 TICK = 1.0  # seconds between looks at the scoreboard
 HANDSHAKE_TICK = 0.02  # the same while handshakes come to their end
 HANDSHAKE_GRACE = 1.0  # seconds that handshakes have which were under way when the shutdown began
@@ -40,7 +41,10 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     """Serve until told to stop; the exit code. PyserveError if it cannot begin."""
     logs = LogFiles(config)
     owner = ids_of(config.user, config.group)
-    activated = listen_fds(os.environ, os.getpid())
+    try:
+        activated = listen_fds(os.environ, os.getpid())
+    except OSError as error:
+        raise BindError(f"the sockets that LISTEN_FDS promises are not there: {error.strerror}") from None
     pidfile = Pidfile(config.pidfile) if config.pidfile else None
     opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
     try:
@@ -80,6 +84,16 @@ def check(config: Config) -> None:
         raise AppError(f"the process that loads the app {explain(status)}")
     if message.kind == "LOAD_FAILED":
         raise BY_KIND[message["kind"]](message["message"], message["details"])
+
+
+def raise_descriptor_limit() -> None:
+    """Each worker is a channel here, and each client connection a descriptor there: take what is allowed."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = ENOUGH_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 class Master:
@@ -131,6 +145,7 @@ class Master:
             signal.signal(number, lambda number, _frame: self.signals.append(number))
         self.epoll.register(self.wake, select.EPOLLIN)
         linux.set_child_subreaper()
+        raise_descriptor_limit()
         self.tell(rollout.Start())
         # From here on the zygote is at work; what takes time here costs nothing.
         from setproctitle import setproctitle
@@ -174,8 +189,10 @@ class Master:
     # Signals.
 
     def take_signals(self) -> None:
-        while self.signals:
-            SIGNALS[self.signals.pop(0)](self)
+        taken, self.signals[:] = self.signals[:], []
+        for index, number in enumerate(taken):
+            if number != signal.SIGHUP or number not in taken[:index]:  # one reload for all that came together
+                SIGNALS[number](self)
 
     def on_term(self) -> None:
         self.stop("SIGTERM")
@@ -201,6 +218,9 @@ class Master:
         except PyserveError as error:
             self.log.error(f"reload refused, nothing was changed: {error.message}\n{error.details}".rstrip())
             return
+        except Exception as error:  # noqa: BLE001  (no configuration, however wrong, may end a server that serves)
+            self.log.error(f"BUG: reload refused, nothing was changed: {error!r}")
+            return
         for name in FIXED:
             if getattr(config, name) != getattr(self.config, name):
                 self.log.warning(f"{name} has changed; it takes effect when pyserve is restarted")
@@ -224,8 +244,8 @@ class Master:
 
     def scale(self, by: int) -> None:
         before = self.state.target
-        if before + by > SLOTS // 2:
-            self.log.warning(f"{before} workers is the most there can be")
+        if not 1 <= before + by <= SLOTS // 2:
+            self.log.warning(f"{count(before, 'worker')}: there can be no {'more' if by > 0 else 'fewer'}")
             return
         self.tell(rollout.Scale(by))
         self.log.info(f"workers: {before} → {self.state.target}")
@@ -311,6 +331,7 @@ class Master:
         self.notifier.ready(f"generation {action.generation}, {workers}")
 
     def do_aborted(self, action: rollout.Aborted) -> None:
+        self.configs.pop(action.generation, None)
         how = "rolled back" if action.rolled_back else "aborted, nothing was changed"
         self.log.error(
             f"reload {how}: generation {action.good} goes on serving. Generation {action.generation}: {action.reason}"

@@ -86,12 +86,13 @@ class Population:
         self.zygotes: list[Zygote] = []
         self.by_fd: dict[int, Child] = {}
         self.unclaimed: dict[int, int] = {}  # statuses of children that have not said HELLO
+        self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
         self.failure: tuple[int, str] = (ExitCode.APP, "")
         self.stopping = False  # from here on, requests that are cut count
         self.cut = 0
 
     def __bool__(self) -> bool:
-        return bool(self.workers or self.zygotes)
+        return bool(self.workers or self.zygotes or self.news)
 
     def children(self) -> list[WorkerProcess | Zygote]:
         return [*self.workers.values(), *self.zygotes]
@@ -104,19 +105,25 @@ class Population:
         try:
             pid, channel = zygotes.start()
         except OSError as error:
-            reason = f"{sys.executable} cannot be started: {error.strerror}"
-            self.log.error(f"generation {generation}: {reason}")
-            self.failure = (ExitCode.INTERNAL, reason)
-            self.tell(rollout.LoadFailed(generation, reason, time.monotonic()))
+            self.not_started(generation, f"{sys.executable} cannot be started: {error.strerror}")
             return
         zygote = Zygote(generation, config, preload, channel, pid)
-        send_config(channel, config, generation, preload, self.listeners, self.scoreboard, self.logs)
         timeout = config.boot_timeout
         zygote.pressure = Pressure.boot(
             time.monotonic(), timeout, f"the app did not load within boot_timeout ({timeout:g} s)"
         )
         self.zygotes.append(zygote)
         self.watch_channel(zygote)
+        try:
+            send_config(channel, config, generation, preload, self.listeners, self.scoreboard, self.logs)
+        except (OSError, ValueError) as error:
+            self.stop_zygote(zygote)
+            self.not_started(generation, f"its configuration cannot be handed over: {error}")
+
+    def not_started(self, generation: int, reason: str) -> None:
+        self.log.error(f"generation {generation}: {reason}")
+        self.failure = (ExitCode.INTERNAL, reason)
+        self.news.append(rollout.LoadFailed(generation, reason, time.monotonic()))
 
     def watch_channel(self, child: Child) -> None:
         self.by_fd[child.channel.fileno()] = child
@@ -138,7 +145,12 @@ class Population:
         index = next(i for i in range(SLOTS) if i not in taken)
         slot = self.scoreboard.slot(index)
         slot.clear()
-        channel, theirs = Channel.pair()
+        try:
+            channel, theirs = Channel.pair()
+        except OSError as error:
+            self.log.error(f"worker {worker.number} cannot be started: {error.strerror}")
+            self.news.append(rollout.WorkerGone(worker.id, str(error), time.monotonic()))
+            return
         process = WorkerProcess(worker, zygote.config, channel, index, slot)
         timeout = process.config.boot_timeout
         process.pressure = Pressure.boot(
@@ -159,7 +171,9 @@ class Population:
 
     def drain(self, worker_id: int, cause: str, deadline: float, *, final: bool) -> None:
         """Have a worker finish what it has begun and leave; ``final``: it also takes what is left in the queues."""
-        process = self.workers[worker_id]
+        process = self.workers.get(worker_id)
+        if process is None:
+            return  # it could not be started
         process.worker = process.worker._replace(state=rollout.DRAINING)
         if process.leaving:
             return
@@ -251,7 +265,8 @@ class Population:
         if message.kind == "HELLO":
             self.on_hello(process, message["pid"])
         elif message.kind == "READY":
-            process.pressure = None
+            if not process.leaving:  # else the drain's deadline stays
+                process.pressure = None
             self.tell(rollout.WorkerReady(process.worker.id))
         elif message.kind == "BOOT_FAILED":
             process.boot_failure = message["message"]
@@ -267,11 +282,12 @@ class Population:
 
     def on_hello(self, process: WorkerProcess, pid: int) -> None:
         """Believe a worker's pid only if the kernel says that it is our child, and nobody else's: signals go there."""
-        if pid in self.unclaimed:
+        if pid in self.unclaimed and not is_child(pid):
             process.pid = pid
             process.status = self.unclaimed.pop(pid)
             self.worker_ended(process)
             return
+        self.unclaimed.pop(pid, None)  # another process's, which had the number before
         if pid > 0 and not any(child.pid == pid for child in self.children()) and is_child(pid):
             process.pid = pid
         else:
@@ -284,6 +300,10 @@ class Population:
     # Ending.
 
     def reap(self) -> None:
+        """Take the statuses of children that have ended, and tell what could not be told before."""
+        news, self.news = self.news, []
+        for event in news:
+            self.tell(event)
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -325,6 +345,7 @@ class Population:
     def worker_ended(self, process: WorkerProcess) -> None:
         if self.workers.pop(process.worker.id, None) is None:
             return
+        process.at_end_of_file = True  # read() may be in the middle of its messages
         self.forget_channel(process)
         process.channel.close()
         ended = explain(process.status, process.killed_because)
@@ -337,7 +358,7 @@ class Population:
         if clean:
             self.log.info(f"{process.name} has left ({process.leaving})")
         elif process.killed_because != "fast shutdown":
-            level = self.log.info if process.boot_failure else self.log.error
+            level = self.log.info if process.boot_failure or (self.stopping and not process.pid) else self.log.error
             cut = f"; {count(process.cut, 'request')} cut" if process.cut else ""
             level(f"{process.name} {ended}{cut}")
         self.tell(rollout.WorkerGone(process.worker.id, process.boot_failure or f"a worker {ended}", time.monotonic()))
@@ -356,8 +377,9 @@ class Population:
             if step is None or child.pressure is None:
                 continue
             why = child.pressure.why
-            if step == INTERRUPTED:
-                self.log.warning(f"{child.name}: {why}; it is interrupted")
+            if step == INTERRUPTED and not child.killed_because:
+                in_app = isinstance(child, WorkerProcess) and child.slot.get("active")
+                self.log.warning(f"{child.name}: {why}; {'it is interrupted' if in_app else 'it has little time left'}")
                 if isinstance(child, WorkerProcess) and child.leaving:
                     self.count_cut(child)
             elif step == DUMPED:
@@ -365,6 +387,10 @@ class Population:
             child.press(step, why)
             if step == KILLED and isinstance(child, WorkerProcess) and not child.pid:
                 self.worker_ended(child)  # it never said who it is; without its channel it ends by itself
+                for zygote in self.zygotes:  # which should have forked it, and is stuck
+                    if zygote.generation == child.worker.generation and zygote.loaded:
+                        zygote.killed_because = "it did not fork a worker within boot_timeout"
+                        zygote.signal(signal.SIGKILL)
 
     def watch_request(self, process: WorkerProcess, now: float) -> None:
         """Press the worker whose request has been in the app for longer than ``timeout``."""

@@ -20,6 +20,8 @@ def read(text: str, shown: str, table: tuple[str, ...] = ()) -> dict[str, tuple[
         values: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(syntax_error(str(error), text, shown)) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in thousands
+        raise ConfigError(f"{shown}: not valid TOML: {error}") from None
     for name in table:
         values = values.get(name) if isinstance(values, dict) else None
     if values is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 import _socket
+import contextlib
 import os
 import sys
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pyserve.channel import Channel
 
 CHANNEL_FD = 3
+MOST_HANDED_OVER = 1024
 # Signals that are blocked over the exec, so that a Ctrl-C or a HUP does not end a zygote that has no handler yet.
 BLOCKED = (_signal.SIGINT, _signal.SIGHUP)
 # What a service manager told the master is not for the app.
@@ -29,8 +31,11 @@ _early: tuple[int, int] | None = None  # pid, the master's end of the channel
 def start_early() -> None:
     """Start an interpreter that ``start`` will hand out first."""
     global _early
-    for fd in range(3, 3 + int(os.environ.get("LISTEN_FDS", "0") or 0)):
-        os.set_inheritable(fd, False)  # sockets that systemd handed over go to zygotes by their channel
+    handed_over = os.environ.get("LISTEN_FDS", "")
+    if handed_over.isdecimal() and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        for fd in range(3, 3 + min(int(handed_over), MOST_HANDED_OVER)):
+            with contextlib.suppress(OSError):  # whoever takes them over says what is wrong
+                os.set_inheritable(fd, False)  # they go to zygotes by their channels
     _early = _start()
 
 

@@ -98,6 +98,27 @@ def test_a_wrong_configuration_refuses_the_reload(project: Project) -> None:
         assert len(server.workers()) >= 3
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "x = " + "[" * 100_000,
+        "workers = " + "9" * 5000,
+        "[env]\n" + "".join(f"V{n} = '{'x' * 90}'\n" for n in range(2000)),
+    ],
+    ids=["deep", "long number", "too much"],
+)
+def test_no_configuration_ends_a_server_that_serves(project: Project, settings: str) -> None:
+    file = project.folder / "pyserve.toml"
+    with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
+        file.write_text(settings)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload refused, nothing was changed|reload aborted, nothing was changed")
+        assert server.get("/").text.startswith("one ")
+        file.unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload done")
+
+
 def test_a_second_hup_is_coalesced(project: Project) -> None:
     project.append("\ntime.sleep(1)\n")
     with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:

@@ -14,6 +14,7 @@ import pytest
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
 from support import serve
+from support.processes import title, wait_for
 
 
 def run(*arguments: str, cwd: Path, timeout: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +59,8 @@ def test_the_master_never_imports_the_app(project: Project) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_graceful_stop_answers_the_request_under_way(project: Project, number: signal.Signals) -> None:
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
+        # A worker that accepts alone may take both connections; each is to have one.
+        server.wait_for(lambda: all("ready" not in title(pid) for pid in server.workers()))
         with Load(server.url, "/sleep?2", threads=2) as load:
             server.wait_for(lambda: in_app(server, 2))
             load.stopped.set()
@@ -294,6 +297,49 @@ def test_start_hooks_run_in_order_and_stop_hooks_in_reverse(project: Project) ->
     assert told == [[event, name, "0"] for event in starts for name in "ab"] + [
         [event, name, "SIGTERM"] for event in stops for name in "ba"
     ]
+
+
+def test_a_term_during_the_boot_keeps_its_deadline(project: Project) -> None:
+    """READY came after the TERM and took the deadline away; a hook that never ends then held the server for ever."""
+    project.append("\n@pyserve.on_init\ndef slow():\n    time.sleep(2)\n")
+    project.append("\n@pyserve.on_destroy\ndef endless(signal):\n    while True: time.sleep(1)\n")
+    options = ("--workers", "1", "--graceful-timeout", "1", "--hook-timeout", "1")
+    with serve("app:wsgi", *options, cwd=project.folder, ready=False) as server:
+        server.wait_for_log("loaded app:wsgi")
+        server.signal(signal.SIGTERM)
+        assert server.wait() in (0, 70)
+
+
+def test_a_hook_that_exits_does_not_cut_requests(project: Project) -> None:
+    project.append("\n@pyserve.on_destroy\ndef leave(signal):\n    raise SystemExit(0)\n")
+    with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na")
+            server.get("/")  # so the worker has taken the other connection, too
+            server.signal(signal.SIGTERM)
+            server.wait_for_log("on_destroy hook app.leave failed: SystemExit")
+            client.sendall(b"b")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        assert server.wait() == 0
+
+
+def test_closed_standard_streams(project: Project) -> None:
+    log = project.folder / "error.log"
+    command = f'exec "{sys.executable}" -m pyserve app:wsgi -b 127.0.0.1:0 -w 1 --error-logfile {log} <&- >&- 2>&-'
+    with subprocess.Popen(["sh", "-c", command], cwd=project.folder) as process:
+        wait_for(lambda: log.exists() and "ready: 1 worker" in log.read_text(), "the server")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("count", ["1", "99999", "abc"])
+def test_listen_fds_of_somebody_else(project: Project, count: str) -> None:
+    command = f'LISTEN_PID=$$ LISTEN_FDS={count} exec "{sys.executable}" -m pyserve app:wsgi -b 127.0.0.1:0'
+    ended = subprocess.run(
+        ["sh", "-c", f"timeout 20 sh -c '{command}'"], cwd=project.folder, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in (69, 124)
 
 
 def test_check_config_loads_the_app_and_serves_nothing(project: Project) -> None:

@@ -28,7 +28,7 @@ def decorator(event: str) -> Callable[[Any], Any]:
     return found
 
 
-def no_failure(text: str, error: Exception) -> None:
+def no_failure(text: str, error: BaseException) -> None:
     raise AssertionError(text) from error
 
 
@@ -92,7 +92,7 @@ def test_the_first_start_hook_that_fails_ends_it() -> None:
 
 def test_stop_hooks_that_fail_are_told_and_the_others_still_run() -> None:
     ran: list[str] = []
-    told: list[tuple[str, Exception]] = []
+    told: list[tuple[str, BaseException]] = []
     pyserve.on_shutdown(lambda _cause: ran.append("first registered"))
 
     @pyserve.on_shutdown

@@ -18,7 +18,7 @@ import time
 from abc import ABC, abstractmethod
 
 from pyserve import lifecycle, linux
-from pyserve.channel import encode
+from pyserve.channel import ProtocolError, encode
 from pyserve.children import DUMP, INTERRUPT
 from pyserve.errors import HookError, PyserveError, RequestTimeout
 from pyserve.log import ErrorStream
@@ -175,7 +175,7 @@ class Worker(ABC):
         self.channel.send("BYE", cut=self.cut)
         self.become("exited")
 
-    def hook_failed(self, text: str, error: Exception) -> None:
+    def hook_failed(self, text: str, error: BaseException) -> None:
         from pyserve_workers.apploader import user_traceback
 
         self.log.error(f"{text}\n{user_traceback(error)}")
@@ -192,7 +192,12 @@ class Worker(ABC):
                 elif self.state != "draining":
                     self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
             else:
-                self.obey(self.channel.receive())
+                try:
+                    message = self.channel.receive()
+                except ProtocolError as error:  # no descriptor was free for those that came with it
+                    self.log.error(f"a message of the master was lost: {error}")
+                else:
+                    self.obey(message)
 
     def obey(self, message: Message | None) -> None:
         if message is None:
@@ -231,7 +236,7 @@ class Worker(ABC):
         """The master says that the request in the app has run for too long, or that the graceful deadline is over."""
         if os.getpid() != self.pid:
             return  # a process that the app forked
-        self.log.error(f"{self.slot.request_line}: the stacks of this worker's threads\n{stacks(frame)}")
+        self.log.error(f"{self.slot.request_line or self.state}: the stacks of this worker's threads\n{stacks(frame)}")
         if self.state != "booting" and self.in_app:
             raise RequestTimeout
 

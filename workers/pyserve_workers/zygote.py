@@ -151,7 +151,7 @@ class Zygote:
         from pyserve_workers.accesslog import AccessLog
 
         generation = self.generation
-        description = f"nothing yet: each worker imports {generation.config.app} for itself"
+        description = "what workers need, but not the app: each imports it for itself"
         try:
             generation.enter()
             find_worker_class(generation.config.worker_class)
