@@ -159,6 +159,16 @@ def difference(mine: Reading, other: Answer) -> str | None:
     return UPGRADE
 
 
+def never_alone(data: bytes) -> None:
+    """What pyserve takes, another takes too, and reads the same in it."""
+    mine = ours(data)
+    if isinstance(mine, Reading):
+        differences = {difference(mine, other) for other in (by_h11(data), by_llhttp(data))}
+        # Two oddities in one request: each of the others may stumble over another one that is explained.
+        apart = len(differences) == 2 and differences <= set(TAKEN)
+        assert apart or differences & {None, UPGRADE}, "taken, and both refuse it"
+
+
 def check(data: bytes) -> None:
     mine, others = ours(data), [by_h11(data), by_llhttp(data)]
     if isinstance(mine, Reading):
@@ -290,7 +300,7 @@ def requests(draw: st.DrawFn) -> bytes:
 @settings(max_examples=2000, derandomize=True, deadline=None, database=None)
 @given(requests())
 def test_what_is_accepted_is_accepted_by_another(data: bytes) -> None:
-    check(data)
+    never_alone(data)
 
 
 # ---- what the document says ----
@@ -319,6 +329,7 @@ DIFFERENCES = {
     ),
     "two empty lines before the request": Difference(b"\r\n\r\n" + request(HOST), False, True, "METHOD"),
     "HTTP/2.0": Difference(request(HOST, line=b"GET / HTTP/2.0"), True, True, "UNSUPPORTED_VERSION"),
+    "two spaces before the version": Difference(request(HOST, line=b"GET /  HTTP/1.1"), False, True, "VERSION"),
     "CONNECT": Difference(request(HOST, line=b"CONNECT a:80 HTTP/1.1"), True, True, "CONNECT"),
     "HTTP/0.9": Difference(request(HOST, line=b"GET /"), False, True, "TARGET"),
     "a bare LF": Difference(b"GET / HTTP/1.1\nHost: a\n\n", True, False, "BARE_LF"),
