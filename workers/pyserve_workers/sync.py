@@ -1,210 +1,26 @@
 """The sync worker: one event loop, one request in the app at a time.
 
 The loop holds slow clients; the app is called when a request is complete, and what a client reads slowly is sent by the
-loop later. Policy is here, in Python; the work of a request is in ``connection``, in native code.
+loop later. Policy is in Python (loop.py); the work of a request is in ``connection``, in native code.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import time
-from collections import namedtuple
+from pyserve_workers.loop import LoopWorker
 
-from pyserve_workers.accesslog import AccessLog
-from pyserve_workers.connection import Connection, accept, expired
-from pyserve_workers.context import Context
-from pyserve_workers.worker import Worker
-
-# What the environ says of the side that was connected to.
-Listener = namedtuple("Listener", "scheme server_name server_port")
-
-SWEEP = 1.0  # seconds between looks for connections that are late
-ACCEPT_PAUSE = 1.0  # seconds without accepting after the system refused: no descriptors, no memory
-LISTENER_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyserve_workers.connection import Connection
 
 
-class SyncWorker(Worker):
-    context: Context
-
-    def prepare(self) -> None:
-        config = self.config
-        fd = self.generation.access_log_fd
-        access_log = AccessLog(fd, config.access_logformat) if fd is not None else None
-        self.context = Context(
-            self.generation.app,
-            config,
-            self.slot.memory,
-            self.errors,
-            self.log,
-            access_log,
-            multithread=self.multithread,
-            multiprocess=True,
-        )
-        self.access_log = access_log
-        self.connections: dict[int, Connection] = {}
-        self.interest: dict[int, int] = {}  # what epoll watches for, where it is not EPOLLIN
-        self.listeners: dict[int, Listener] = {}
-        self.paused: list[int] = []  # listeners that are out of epoll until the next sweep
-        self.pending: list[Connection] = []  # with complete requests in their buffers, for the next turn
-        timeouts = (config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive)
-        self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
-        self.next_sweep = 0.0
-        self.linger_until = 0.0  # while draining: when idle connections are closed
-
+class SyncWorker(LoopWorker):
     @property
     def in_app(self) -> bool:
         return self.context.running
-
-    def listen(self) -> None:
-        for fd, about in zip(self.generation.listener_fds, self.generation.listeners, strict=True):
-            self.listeners[fd] = Listener("http", about["server_name"], about["server_port"])
-            self.epoll.register(fd, LISTENER_EVENTS)
 
     def serve(self) -> None:
         while not self.drained():
             self.turn(0.0 if self.pending else self.sweep_every)
 
-    def turn(self, patience: float) -> None:
-        """Do all that is ready, and once in a while look for what is late."""
-        connections = self.connections
-        if self.pending:
-            pending, self.pending = self.pending, []
-            for connection in pending:
-                self.after(connection, connection.serve(0))
-        waiting: list[int] = []
-        for fd, events in self.epoll.poll(patience):
-            if (ready := connections.get(fd)) is not None:
-                self.after(ready, ready.serve(events))
-            elif fd in self.listeners:
-                waiting.append(fd)
-            else:
-                self.control()
-        for fd in waiting:  # last: while this worker was busy, another may have taken the connection
-            self.take(fd)
-        if self.access_log is not None:
-            self.access_log.flush()
-        now = time.monotonic()
-        if now >= self.next_sweep:
-            self.sweep(now)
-
-    def after(self, connection: Connection, wanted: int) -> None:
-        """Have epoll watch for what the connection wants next; 0: it has closed itself."""
-        fd = connection.fd
-        if wanted == 0:
-            self.interest.pop(fd, None)
-            self.connections.pop(fd, None)
-            self.slot.set("connections", len(self.connections))
-        else:
-            if connection.pending:
-                self.pending.append(connection)
-            if wanted != self.interest.get(fd, select.EPOLLIN):
-                self.epoll.modify(fd, wanted)
-                self.interest[fd] = wanted
-
-    # Accepting.
-
-    def take(self, listener_fd: int) -> None:
-        """Accept one connection and serve what it has sent. Then the listener goes to the end of the kernel's list.
-
-        Taking it out of epoll and putting it back lets the workers take turns; left in, the first to have registered
-        gets nearly every connection. Serving at once, before the next turn, leaves further connections to idle
-        workers. What the master has said is obeyed first: who connects after a reload is done
-        must not be answered by old code.
-        """
-        self.control()
-        if listener_fd not in self.listeners:
-            return
-        try:
-            accepted = accept(listener_fd)
-        except OSError as error:
-            self.pause_accepting(listener_fd, error)
-            return
-        if accepted is not None:
-            self.rotate(listener_fd)
-            connection = self.open(listener_fd, *accepted)
-            self.after(connection, connection.serve(select.EPOLLIN))
-
-    def rotate(self, listener_fd: int) -> None:
-        self.epoll.unregister(listener_fd)
-        self.epoll.register(listener_fd, LISTENER_EVENTS)
-
-    def open(self, listener_fd: int, fd: int, peer: tuple[str, int] | None) -> Connection:
-        connection = Connection(self.context, fd, self.listeners[listener_fd], peer)
-        self.connections[fd] = connection
-        self.slot.set("connections", len(self.connections))
-        self.epoll.register(fd, select.EPOLLIN)
-        return connection
-
-    def pause_accepting(self, listener_fd: int, error: OSError) -> None:
-        """The system has no descriptor or no memory for one more connection: let the queue wait, rather than spin."""
-        self.log.error(f"cannot accept: {error.strerror}; waiting {ACCEPT_PAUSE:g} s")
-        if listener_fd not in self.paused:
-            self.epoll.unregister(listener_fd)
-            self.paused.append(listener_fd)
-        self.next_sweep = time.monotonic() + ACCEPT_PAUSE
-
-    # Lateness.
-
-    def sweep(self, now: float) -> None:
-        self.next_sweep = now + self.sweep_every
-        self.slot.set("heartbeat", time.monotonic_ns())
-        for listener_fd in self.paused:
-            self.epoll.register(listener_fd, LISTENER_EVENTS)
-        self.paused.clear()
-        for connection in expired(self.connections, now):
-            self.after(connection, connection.expire())
-        if self.state == "draining" and now >= self.linger_until:
-            for connection in [c for c in self.connections.values() if c.idle]:
-                self.after(connection, connection.retire())
-
-    # Leaving.
-
-    def stop_accepting(self) -> None:
-        """At the final stop the queues are served to their end; else the other workers go on with them."""
-        self.context.draining = True
-        about = dict(zip(self.generation.listener_fds, self.generation.listeners, strict=True))
-        for fd in list(self.listeners):
-            if fd not in self.paused:
-                self.epoll.unregister(fd)
-            if self.final and not about[fd]["inherited"]:
-                self.accept_rest(fd)
-        self.listeners.clear()
-        self.paused.clear()
-        for fd in self.generation.listener_fds:
-            os.close(fd)
-        self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
-        self.sweep_every = min(self.sweep_every, 0.1)
-        self.next_sweep = 0.0
-
-    def accept_rest(self, listener_fd: int) -> None:
-        while True:
-            try:
-                accepted = accept(listener_fd)
-            except OSError as error:
-                self.log.error(f"cannot accept what is left in the queue: {error.strerror}")
-                return
-            if accepted is None:
-                return
-            self.open(listener_fd, *accepted)
-
-    def drained(self) -> bool:
-        if self.state != "draining":
-            return False
-        if not self.connections:
-            return True
-        if time.monotonic() < self.deadline:
-            return False
-        self.abandon()
-        return True
-
-    def abandon(self) -> None:
-        """The deadline is over: close what is still open, and count the requests among it."""
-        unfinished = [connection for connection in self.connections.values() if connection.unfinished]
-        self.cut += len(unfinished)
-        if unfinished:
-            noun = "request was" if len(unfinished) == 1 else "requests were"
-            self.log.error(f"{len(unfinished)} {noun} cut: the graceful timeout is over")
-        for connection in list(self.connections.values()):
-            connection.close()
-        self.connections.clear()
+    def answer(self, connection: Connection, events: int) -> None:
+        self.after(connection, connection.serve(events))
