@@ -1,10 +1,11 @@
-"""The ``pyserve`` command. Starts the first zygote's interpreter, then reads the command line beside it."""
+"""The ``pyserve`` command. Forks the first zygote, then reads the command line beside it."""
 
 from __future__ import annotations
 
 import os
 import sys
 
+STREAMS = ("stdin", "stdout", "stderr")  # None when their descriptors were closed
 # With one of these nothing is served; --check-config loads the app and takes the early zygote as serving does.
 NOT_SERVING = {"--help", "-h", "--version", "--print-config"}
 
@@ -17,13 +18,15 @@ def main() -> None:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            setattr(sys, STREAMS[fd], open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115  (for ever)
     import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 
     _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # until the master has its handler, there is nothing to reload
     from pyserve import zygotes
 
-    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv):
-        zygotes.start_early()
+    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv) and zygotes.fork_early():
+        exec(zygotes.PROGRAM, vars(sys.modules["__main__"]))
+        sys.exit()
     try:
         from pyserve.cli import main as cli
 

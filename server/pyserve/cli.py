@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
         return print_config(current)
     if mode == "check":
         return check_config(current)
-    from pyserve.master import serve
+    from pyserve.launch import serve
 
     return serve(current, lambda: config.reload(current))
 
@@ -66,7 +66,7 @@ def print_config(current: Config) -> int:
 
 def check_config(current: Config) -> int:
     """Load the application as serving would, in processes of its own, and say whether all is well."""
-    from pyserve.master import check
+    from pyserve.launch import check
 
     tell_warnings(current)
     check(current)

@@ -12,88 +12,27 @@ import signal
 import sys
 import time
 
-from pyserve import linux, listeners, rollout, zygotes
-from pyserve.accounts import ids_of
-from pyserve.children import explain
-from pyserve.errors import BY_KIND, AppError, BindError, ExitCode, PyserveError
-from pyserve.logs import LogFiles
-from pyserve.notify import Notifier, listen_fds
-from pyserve.pidfile import Pidfile
-from pyserve.population import Population, count, send_config
-from pyserve.scoreboard import SLOTS, Scoreboard
+from pyserve import descriptors, linux, listeners, rollout
+from pyserve.errors import ExitCode, PyserveError
+from pyserve.notify import Notifier
+from pyserve.population import Population, count
+from pyserve.scoreboard import SLOTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pyserve.channel import Channel
     from pyserve.config import Config
+    from pyserve.logs import LogFiles
+    from pyserve.scoreboard import Scoreboard
 
-ENOUGH_DESCRIPTORS = 65536
 TICK = 1.0  # seconds between looks at the scoreboard
 HANDSHAKE_TICK = 0.02  # the same while handshakes come to their end
 HANDSHAKE_GRACE = 1.0  # seconds that handshakes have which were under way when the shutdown began
 # What the master did once, at its start, and does not do again on a reload.
 FIXED = ("bind", "backlog", "socket_mode", "pidfile", "access_logfile", "error_logfile", "proc_name")
-
-
-def serve(config: Config, reload_config: Callable[[], Config]) -> int:
-    """Serve until told to stop; the exit code. PyserveError if it cannot begin."""
-    logs = LogFiles(config)
-    owner = ids_of(config.user, config.group)
-    try:
-        activated = listen_fds(os.environ, os.getpid())
-    except OSError as error:
-        raise BindError(f"the sockets that LISTEN_FDS promises are not there: {error.strerror}") from None
-    pidfile = Pidfile(config.pidfile) if config.pidfile else None
-    opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
-    try:
-        if pidfile:
-            pidfile.write()
-        return Master(config, reload_config, opened, logs).run()
-    except PyserveError:
-        raise
-    except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
-        import traceback
-
-        logs.error.critical(f"BUG: the master failed; the workers finish and leave\n{traceback.format_exc()}")
-        return ExitCode.INTERNAL
-    finally:
-        for listener in opened:
-            listener.close(unlink=True)
-        if pidfile:
-            pidfile.remove()
-
-
-def check(config: Config) -> None:
-    """Load the app in a zygote, as serving would, and end it again. PyserveError says what is wrong."""
-    logs = LogFiles(config)
-    pid, channel = zygotes.start()
-    # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
-    send_config(channel, config, 0, "always", [], Scoreboard.create(), logs)
-    channel.socket.settimeout(config.boot_timeout)
-    try:
-        message = channel.receive()
-    except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        raise AppError(f"the app did not load within boot_timeout ({config.boot_timeout:g} s)") from None
-    finally:
-        channel.close()
-        _, status = os.waitpid(pid, 0)
-    if message is None:
-        raise AppError(f"the process that loads the app {explain(status)}")
-    if message.kind == "LOAD_FAILED":
-        raise BY_KIND[message["kind"]](message["message"], message["details"])
-
-
-def raise_descriptor_limit() -> None:
-    """Each worker is a channel here, and each client connection a descriptor there: take what is allowed."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = ENOUGH_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < enough:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 class Master:
@@ -103,7 +42,10 @@ class Master:
         reload_config: Callable[[], Config],
         opened: list[listeners.Listener],
         logs: LogFiles,
+        scoreboard: Scoreboard,
+        first: tuple[int, Channel] | None,
     ) -> None:
+        """``first``: the zygote of generation 1, which has its configuration already, if it could be started."""
         self.config = config  # of the generation that serves
         self.candidate = config  # the newest that was found valid: the next generation's
         self.configs: dict[int, Config] = {}  # of each generation whose zygote may be started (again)
@@ -113,7 +55,7 @@ class Master:
         self.log = logs.error
         self.notifier = Notifier()
         self.epoll = select.epoll()
-        self.population = Population(opened, logs, self.epoll, self.tell)
+        self.population = Population(opened, logs, scoreboard, first, self.epoll, self.tell)
         self.state = rollout.State(
             target=config.workers, crash_window=config.crash_window, max_crashes=config.max_crashes
         )
@@ -145,7 +87,7 @@ class Master:
             signal.signal(number, lambda number, _frame: self.signals.append(number))
         self.epoll.register(self.wake, select.EPOLLIN)
         linux.set_child_subreaper()
-        raise_descriptor_limit()
+        descriptors.raise_limit()
         self.tell(rollout.Start())
         # From here on the zygote is at work; what takes time here costs nothing.
         from setproctitle import setproctitle

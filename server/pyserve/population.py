@@ -16,17 +16,18 @@ from pyserve import rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMPED, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote, explain
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
-from pyserve.scoreboard import SLOTS, Scoreboard
+from pyserve.scoreboard import SLOTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from pyserve.channel import Message
     from pyserve.children import Child
     from pyserve.config import Config
     from pyserve.listeners import Listener
     from pyserve.logs import LogFiles
+    from pyserve.scoreboard import Scoreboard
 
 UNCLAIMED_LIMIT = 256
 
@@ -34,27 +35,6 @@ UNCLAIMED_LIMIT = 256
 def count(number: int, noun: str) -> str:
     """``"1 worker"``, ``"4 workers"``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def send_config(
-    channel: Channel,
-    config: Config,
-    generation: int,
-    preload: str,
-    opened: Iterable[Listener],
-    scoreboard: Scoreboard,
-    logs: LogFiles,
-) -> None:
-    opened = list(opened)
-    channel.send(
-        "CONFIG",
-        fds=[scoreboard.fd, *logs.fds, *(listener.fileno() for listener in opened)],
-        generation=generation,
-        master=os.getpid(),
-        config=config.values(),
-        preload=preload,
-        listeners=[listener.describe() for listener in opened],
-    )
 
 
 def is_child(pid: int) -> bool:
@@ -73,6 +53,8 @@ class Population:
         self,
         listeners: list[Listener],
         logs: LogFiles,
+        scoreboard: Scoreboard,
+        first: tuple[int, Channel] | None,
         epoll: select.epoll,
         tell: Callable[[rollout.Event], None],
     ) -> None:
@@ -81,7 +63,8 @@ class Population:
         self.log = logs.error
         self.epoll = epoll
         self.tell = tell
-        self.scoreboard = Scoreboard.create()
+        self.scoreboard = scoreboard
+        self.first = first  # generation 1's zygote, which has its CONFIG
         self.workers: dict[int, WorkerProcess] = {}  # by rollout's id
         self.zygotes: list[Zygote] = []
         self.by_fd: dict[int, Child] = {}
@@ -102,8 +85,9 @@ class Population:
     def start_zygote(self, generation: int, config: Config, preload: str | None = None) -> None:
         """Start a generation's zygote; ``preload`` overrules the configuration's."""
         preload = preload or config.preload
+        first, self.first = self.first, None
         try:
-            pid, channel = zygotes.start()
+            pid, channel = first or zygotes.start()
         except OSError as error:
             self.not_started(generation, f"{sys.executable} cannot be started: {error.strerror}")
             return
@@ -114,8 +98,10 @@ class Population:
         )
         self.zygotes.append(zygote)
         self.watch_channel(zygote)
+        if first:
+            return
         try:
-            send_config(channel, config, generation, preload, self.listeners, self.scoreboard, self.logs)
+            zygotes.configure(channel, config, generation, preload, self.listeners, self.scoreboard, self.logs)
         except (OSError, ValueError) as error:
             self.stop_zygote(zygote)
             self.not_started(generation, f"its configuration cannot be handed over: {error}")

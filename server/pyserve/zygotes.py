@@ -1,8 +1,10 @@
-"""Starting a zygote: a fresh interpreter, with one end of a channel as its descriptor 3.
+"""Starting a zygote: an interpreter that has imported nothing, with one end of a channel as its descriptor 3.
 
-The first one is started before the command line is read (``start_early``): the two interpreters then warm up side by
-side, and the zygote waits on its channel for the configuration. Every import here delays it. Therefore the C modules
-behind socket and signal, which import selectors, enum and more for what is not needed here.
+Each is a fresh exec, so that new code and a new interpreter count. Only the first generation's is forked, by the
+launcher, before it has imported anything itself (``fork_early``): the interpreter is then as fresh, and the two import
+side by side, the master its configuration and the zygote what serving needs. ``_resemble_exec`` makes both look alike.
+Every import here delays the zygote. Therefore the C modules behind socket and signal, which import selectors, enum and
+more for what is not needed here.
 """
 
 from __future__ import annotations
@@ -15,12 +17,19 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pyserve.channel import Channel
+    from pyserve.config import Config
+    from pyserve.listeners import Listener
+    from pyserve.logs import LogFiles
+    from pyserve.scoreboard import Scoreboard
 
 CHANNEL_FD = 3
 MOST_HANDED_OVER = 1024
 # Signals that are blocked over the exec, so that a Ctrl-C or a HUP does not end a zygote that has no handler yet.
 BLOCKED = (_signal.SIGINT, _signal.SIGHUP)
+DEFAULTS = (_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD)  # signals that mean to it what they usually mean
 # What a service manager told the master is not for the app.
 MASTER_ONLY = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 PROGRAM = "from pyserve_workers.zygote import main; main()"
@@ -28,15 +37,53 @@ PROGRAM = "from pyserve_workers.zygote import main; main()"
 _early: tuple[int, int] | None = None  # pid, the master's end of the channel
 
 
-def start_early() -> None:
-    """Start an interpreter that ``start`` will hand out first."""
+def fork_early() -> bool:
+    """Fork the zygote that ``start`` will hand out first; True in it: there PROGRAM must run, as ``__main__``."""
     global _early
     handed_over = os.environ.get("LISTEN_FDS", "")
     if handed_over.isdecimal() and os.environ.get("LISTEN_PID") == str(os.getpid()):
         for fd in range(3, 3 + min(int(handed_over), MOST_HANDED_OVER)):
             with contextlib.suppress(OSError):  # whoever takes them over says what is wrong
                 os.set_inheritable(fd, False)  # they go to zygotes by their channels
-    _early = _start()
+    ours, theirs = _channel()
+    usual = _signal.pthread_sigmask(_signal.SIG_BLOCK, BLOCKED)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _resemble_exec(theirs)
+            return True
+        _early = pid, ours
+    except OSError:  # no process to be had: start() will find the same, when there is a log to say it in
+        os.close(ours)
+    os.close(theirs)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, usual)
+    return False
+
+
+def _resemble_exec(channel: int) -> None:
+    """Make a fork look to the app like an interpreter that was started with ``_command()``."""
+    os.dup2(channel, CHANNEL_FD)
+    os.set_inheritable(CHANNEL_FD, True)  # until the zygote has taken it, as over an exec
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        with contextlib.suppress(OSError):  # the listing's own is closed already
+            if not os.get_inheritable(fd):
+                os.close(fd)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for number in DEFAULTS:
+        _signal.signal(number, _signal.SIG_DFL)
+    for name in MASTER_ONLY:
+        os.environ.pop(name, None)
+    if not sys.flags.safe_path:
+        del sys.path[0]  # where the launcher is, or with -m the working directory, which the zygote adds later
+    sys.orig_argv[:] = _command()
+    sys.argv[:] = ["-c"]
+    main = type(sys)("__main__")  # not the launcher's, whose name and file a multiprocessing child would run
+    main.__builtins__ = sys.modules["builtins"]  # type: ignore[attr-defined]  # as each __main__ has it
+    main.__annotations__ = {}
+    sys.modules["__main__"] = main
 
 
 def discard_early() -> None:
@@ -61,28 +108,58 @@ def start() -> tuple[int, Channel]:
     return pid, Channel(socket(fileno=fd), blocking=False)
 
 
+def configure(
+    channel: Channel,
+    config: Config,
+    generation: int,
+    preload: str,
+    opened: Iterable[Listener],
+    scoreboard: Scoreboard,
+    logs: LogFiles,
+) -> None:
+    """Tell a zygote what it is to load, and hand over what its workers will use. OSError, ValueError: it cannot be."""
+    opened = list(opened)
+    channel.send(
+        "CONFIG",
+        fds=[scoreboard.fd, *logs.fds, *(listener.fileno() for listener in opened)],
+        generation=generation,
+        master=os.getpid(),
+        config=config.values(),
+        preload=preload,
+        listeners=[listener.describe() for listener in opened],
+    )
+
+
 def _start() -> tuple[int, int]:
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    ours, theirs = _channel()
     environ = {name: value for name, value in os.environ.items() if name not in MASTER_ONLY}
-    command = [sys.executable, *interpreter_options(sys.orig_argv), "-P", "-c", PROGRAM]
     try:
         pid = os.posix_spawn(
             sys.executable,
-            command,
+            _command(),
             environ,
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), CHANNEL_FD),
+                (os.POSIX_SPAWN_DUP2, theirs, CHANNEL_FD),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             ],
             setsigmask=BLOCKED,
-            setsigdef=(_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD),
+            setsigdef=DEFAULTS,
         )
     except OSError:
-        ours.close()
+        os.close(ours)
         raise
     finally:
-        theirs.close()
-    return pid, ours.detach()
+        os.close(theirs)
+    return pid, ours
+
+
+def _channel() -> tuple[int, int]:
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    return ours.detach(), theirs.detach()
+
+
+def _command() -> list[str]:
+    return [sys.executable, *interpreter_options(sys.orig_argv), "-P", "-c", PROGRAM]
 
 
 def interpreter_options(command: list[str]) -> list[str]:

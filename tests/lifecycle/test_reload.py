@@ -206,6 +206,41 @@ def test_a_symlinked_release_is_looked_up_again(project: Project) -> None:
         assert server.get("/").text.startswith("two ")
 
 
+def test_every_generation_finds_the_same_process_around_it(project: Project) -> None:
+    """The first zygote is forked, the others are exec'd: the app must not be able to tell."""
+    project.append("""
+import json, signal, sys
+
+def process():
+    fds = {fd: os.readlink("/proc/self/fd/" + fd).partition(":")[0] for fd in os.listdir("/proc/self/fd") if int(fd) < 3}
+    return {
+        "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path, "flags": str(sys.flags).replace("safe_path=True", "safe_path=False"),
+        "main": sorted(vars(sys.modules["__main__"])), "environ": dict(os.environ), "cwd": os.getcwd(),
+        "signals": {int(n): str(signal.getsignal(n)).partition(" at ")[0] for n in signal.valid_signals()},
+        "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
+        "fds": fds, "umask": oct(os.umask(0o22)), "session": os.getsid(0), "group": os.getpgid(0),
+        "modules": sorted(sys.modules),
+    }
+
+FOUND = process()
+VERSION = "one"
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps({**FOUND, "version": VERSION}).encode()]
+""")
+    with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
+        first = server.get("/").json()
+        project.replace('VERSION = "one"', 'VERSION = "two"')
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload done")
+        second = server.get("/").json()
+    assert (first.pop("version"), second.pop("version")) == ("one", "two")
+    assert set(second.pop("modules")) <= set(first.pop("modules")), "the launcher may have imported more (python -m)"
+    for what, found in first.items():
+        assert found == second[what], what
+
+
 def test_an_app_that_starts_a_thread_is_not_preloaded(project: Project) -> None:
     project.append(
         "\nimport threading\nthreading.Thread(target=time.sleep, args=(600,), daemon=True, name='ticker').start()\n"

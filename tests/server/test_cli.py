@@ -22,10 +22,10 @@ from pyserve.settings import SECTIONS, SETTINGS
 
 
 class FakeMaster(ModuleType):
-    """Stands for pyserve.master, and keeps what it was called with."""
+    """Stands for pyserve.launch, and keeps what it was called with."""
 
     def __init__(self) -> None:
-        super().__init__("pyserve.master")
+        super().__init__("pyserve.launch")
         self.served: list[tuple[Config, Callable[[], Config]]] = []
         self.checked: list[Config] = []
         self.failure: Exception | None = None
@@ -49,8 +49,8 @@ def master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaster:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     fake = FakeMaster()
-    monkeypatch.setitem(sys.modules, "pyserve.master", fake)
-    monkeypatch.setattr("pyserve.master", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "pyserve.launch", fake)
+    monkeypatch.setattr("pyserve.launch", fake, raising=False)
     return fake
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -119,32 +118,54 @@ def test_zygote_gets_its_channel_and_little_else(monkeypatch: pytest.MonkeyPatch
     os.close(leaky)
 
 
-@pytest.mark.usefixtures("program")
-def test_early_zygote_is_handed_out_first() -> None:
-    zygotes.start_early()
-    assert zygotes._early is not None
-    expected = zygotes._early
-    early = zygotes.start()
-    assert (early[0], early[1].fileno()) == expected
-    other = zygotes.start()
-    assert other != early
-    for pid, channel in (early, other):
-        hear(channel)
-        assert end(pid, channel) == 0
+EARLY = """
+import json, os, sys
+from pyserve import zygotes
+if zygotes.fork_early():
+    exec(zygotes.PROGRAM)
+    os._exit(0)
+{then}
+"""
 
 
-@pytest.mark.usefixtures("program")
-def test_early_zygote_that_nobody_took_ends() -> None:
-    zygotes.start_early()
-    assert zygotes._early is not None
-    pid, fd = zygotes._early
-    channel = Channel(socket.socket(fileno=os.dup(fd)))
-    hear(channel)
+def run_early(then: str, **environ: str) -> Any:
+    """What a program prints that forks an early zygote (with the telling program in its place), then does something."""
+    program = f"from pyserve import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n" + EARLY.format(then=then)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environ}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_early_zygote_is_handed_out_first_and_finds_what_others_find() -> None:
+    tell = """
+early = zygotes._early
+first, second = zygotes.start(), zygotes.start()
+told = []
+for pid, channel in (first, second):
+    channel.socket.settimeout(60)
+    told.append(json.loads(channel.socket.recv(1 << 20)))
     channel.close()
-    zygotes.discard_early()
-    with pytest.raises(ChildProcessError):
-        os.waitpid(pid, 0)
-    zygotes.discard_early()  # none there: nothing happens
+    assert os.waitpid(pid, 0)[1] == 0
+print(json.dumps([(first[0], early[0]), told]))
+"""
+    (taken, early), (first, second) = run_early(tell, NOTIFY_SOCKET="/run/systemd/notify", PYSERVE_TEST="kept")
+    assert taken == early
+    assert first == second
+
+
+def test_early_zygote_that_nobody_took_ends() -> None:
+    discard = """
+pid, fd = zygotes._early
+zygotes.discard_early()
+try:
+    os.waitpid(pid, 0)
+except ChildProcessError:
+    print(json.dumps("gone"))
+zygotes.discard_early()  # none there: nothing happens
+"""
+    assert run_early(discard) == "gone"
 
 
 def test_interpreter_that_is_gone_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from pyserve import lifecycle, linux
+from pyserve import descriptors, lifecycle, linux
 from pyserve.accounts import become
 from pyserve.channel import Channel
 from pyserve.children import DUMP
@@ -86,6 +86,7 @@ class Generation:
             os.environ[name] = value
         if config.umask is not None:
             os.umask(config.umask)
+        descriptors.raise_limit()
         try:
             become(config.user, config.group)
             os.chdir(config.chdir)
@@ -166,12 +167,13 @@ class Zygote:
         except PyserveError as error:
             self.channel.send("LOAD_FAILED", kind=error.kind, message=error.message, details=error.details)
             return False
+        self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
+        # While the master answers:
         if generation.app is not None and "urllib.parse" in sys.modules:
             # Web frameworks and getaddrinfo() import this at their first use: once here, rather than in each worker.
             with contextlib.suppress(ImportError):  # an interpreter that the --user cannot read
                 import encodings.idna  # noqa: F401
         gc.freeze()  # what is there now is never looked at by a worker's collector, and so stays shared memory
-        self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
         return True
 
     def spawn(self, message: Message) -> Worker | None:

@@ -1,0 +1,100 @@
+"""From a configuration to a master: open what must be opened, set the first zygote to work, then become the master.
+
+The order is for speed. While the zygote imports the app, the master imports the rest of itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyserve import listeners, zygotes
+from pyserve.accounts import ids_of
+from pyserve.errors import BY_KIND, AppError, BindError, ExitCode, PyserveError
+from pyserve.logs import LogFiles
+from pyserve.notify import listen_fds
+from pyserve.scoreboard import Scoreboard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyserve.channel import Channel
+    from pyserve.config import Config
+
+
+def serve(config: Config, reload_config: Callable[[], Config]) -> int:
+    """Serve until told to stop; the exit code. PyserveError if it cannot begin."""
+    logs = LogFiles(config)
+    owner = ids_of(config.user, config.group)
+    try:
+        activated = listen_fds(os.environ, os.getpid())
+    except OSError as error:
+        raise BindError(f"the sockets that LISTEN_FDS promises are not there: {error.strerror}") from None
+    pidfile = None
+    if config.pidfile:
+        from pyserve.pidfile import Pidfile
+
+        pidfile = Pidfile(config.pidfile)
+    opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
+    try:
+        if pidfile:
+            pidfile.write()
+        scoreboard = Scoreboard.create()
+        first = first_zygote(config, opened, scoreboard, logs)
+        from pyserve.master import Master
+
+        return Master(config, reload_config, opened, logs, scoreboard, first).run()
+    except PyserveError:
+        raise
+    except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
+        import traceback
+
+        logs.error.critical(f"BUG: the master failed; the workers finish and leave\n{traceback.format_exc()}")
+        return ExitCode.INTERNAL
+    finally:
+        for listener in opened:
+            listener.close(unlink=True)
+        if pidfile:
+            pidfile.remove()
+
+
+def first_zygote(
+    config: Config, opened: list[listeners.Listener], scoreboard: Scoreboard, logs: LogFiles
+) -> tuple[int, Channel] | None:
+    """Generation 1's zygote, at work; None if it cannot be had: the master then tries again, and says why not."""
+    try:
+        pid, channel = zygotes.start()
+    except OSError:
+        return None
+    try:
+        zygotes.configure(channel, config, 1, config.preload, opened, scoreboard, logs)
+    except (OSError, ValueError):
+        channel.close()
+        os.waitpid(pid, 0)
+        return None
+    return pid, channel
+
+
+def check(config: Config) -> None:
+    """Load the app in a zygote, as serving would, and end it again. PyserveError says what is wrong."""
+    import signal
+
+    logs = LogFiles(config)
+    pid, channel = zygotes.start()
+    # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
+    zygotes.configure(channel, config, 0, "always", [], Scoreboard.create(), logs)
+    channel.socket.settimeout(config.boot_timeout)
+    try:
+        message = channel.receive()
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        raise AppError(f"the app did not load within boot_timeout ({config.boot_timeout:g} s)") from None
+    finally:
+        channel.close()
+        _, status = os.waitpid(pid, 0)
+    if message is None:
+        from pyserve.children import explain
+
+        raise AppError(f"the process that loads the app {explain(status)}")
+    if message.kind == "LOAD_FAILED":
+        raise BY_KIND[message["kind"]](message["message"], message["details"])
