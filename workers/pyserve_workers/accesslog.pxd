@@ -46,11 +46,16 @@ cdef class AccessLog:
     cdef size_t length, capacity
     cdef uint64_t lines              # in the buffer
     cdef bint torn                   # the file's last line is not whole
+    cdef bint busy                   # a line is being composed, or the buffer written
+    cdef AccessLog twin              # for lines that come meanwhile, from other threads or greenlets
     cdef uint64_t dated              # the second of the dates
     cdef char log_date[26]
     cdef char iso_date[19]
 
     cdef int add(self, log_entry *entry, bytes response_fields, dict environ) except -1
+    cdef bint occupy(self) noexcept
+    cdef int compose(self, log_entry *entry, bytes response_fields, dict environ) except -1
+    cdef void write_out(self) noexcept
     cdef int add_step(self, const log_step *step, log_entry *entry, bytes response_fields, dict environ) except -1
     cdef int add_json(self, log_entry *entry, uint64_t wall) except -1
     cdef int room(self, size_t size) except -1

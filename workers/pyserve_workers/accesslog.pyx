@@ -133,7 +133,26 @@ cdef class AccessLog:
         free(self.data)
 
     cpdef flush(self):
-        """Writes what has come together. Never raises: lines that cannot be written are counted in ``dropped``."""
+        """Writes what has come together. Never raises: lines that cannot be written are counted in ``dropped``. What
+        another thread is at work on is written by that thread, or the next time."""
+        if not self.occupy():
+            return
+        self.write_out()
+        if self.twin is not None:
+            self.twin.flush()
+            self.dropped += self.twin.dropped
+            self.twin.dropped = 0
+        self.busy = False
+
+    cdef bint occupy(self) noexcept:
+        """True for the one who may use the buffer, until he is not busy any more."""
+        with cython.critical_section(self):
+            if self.busy:
+                return False
+            self.busy = True
+        return True
+
+    cdef void write_out(self) noexcept:
         cdef size_t done = 0
         cdef ssize_t n
         while done < self.length:
@@ -153,6 +172,16 @@ cdef class AccessLog:
     cdef int add(self, log_entry *entry, bytes response_fields, dict environ) except -1:
         """Adds one line. `environ` is None for a request that no app has seen, and `response_fields` unless
         wants_response_fields."""
+        if not self.occupy():
+            if self.twin is None:
+                self.twin = AccessLog(self.fd, self.format)
+            return self.twin.add(entry, response_fields, environ)
+        try:
+            return self.compose(entry, response_fields, environ)
+        finally:
+            self.busy = False
+
+    cdef int compose(self, log_entry *entry, bytes response_fields, dict environ) except -1:
         cdef int i
         cdef uint64_t wall = clock_wall()
         if wall // 1000000000 != self.dated:
@@ -166,7 +195,7 @@ cdef class AccessLog:
                 self.add_step(&self.steps[i], entry, response_fields, environ)
         self.lines += 1
         if self.length > WRITE_AT:
-            self.flush()
+            self.write_out()
         return 0
 
     cdef void set_dates(self, uint64_t second) noexcept:

@@ -12,6 +12,7 @@ cdef class Connection:
     cdef readonly int state
     cdef int resume                  # the state behind FLUSH
     cdef uint64_t due                # the deadline, monotonic ns; 0: none
+    cdef uint64_t entered            # when its request entered the app, monotonic ns
     cdef uint64_t lingered           # bytes thrown away in LINGER
     cdef bint closing                # after what is in the outbox: half-close, drain and close
     cdef bint client_closes          # the client has said that it sends nothing more
@@ -28,6 +29,7 @@ cdef class Connection:
     cdef int ended(self) except -1
     cdef int lost(self, int failure) except -1
     cdef int step_run(self) except -1
+    cdef bint is_running(self) noexcept
     cdef int prepare_response(self, bint keep_alive) except -1
     cdef int after_response(self) except -1
     cdef int step_flush(self) except -1
@@ -37,6 +39,7 @@ cdef class Connection:
     cdef int half_close(self) except -1
     cdef int drain(self) except -1
     cdef int shut(self) except -1
+    cdef void abandon(self, int failure) noexcept
     cdef int record(self, uint64_t duration, dict environ, bint understood) except -1
     cdef int report_loss(self) except -1
     cdef int broken(self, object error) except -1

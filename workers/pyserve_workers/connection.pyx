@@ -7,7 +7,7 @@ The states, and what ends each:
     HEAD     a head is incomplete        its end; header_timeout
     BODY     a body is incomplete        its end; body_timeout without a byte
     READY    a request is complete       run()
-    RUNNING  it is in the app
+    RUNNING  it is in the app            the app's end; nothing that the client or the worker does meanwhile
     FLUSH    the client reads slowly     everything sent; write_timeout without progress
     LINGER   half-closed, input dropped  the client closes; LINGER_TIME, LINGER_BYTES
     CLOSED   for ever
@@ -20,7 +20,7 @@ cimport cython
 from cpython.dict cimport PyDict_Next
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENODATA, EPERM, EPROTO, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINTR, ENODATA, EPERM, EPROTO, ETIMEDOUT, errno
 from libc.string cimport memcmp
 from posix.unistd cimport close as close_fd
 
@@ -39,6 +39,7 @@ from os import strerror
 cdef extern from "accept.h" nogil:
     int accept_peer(int listener, char *host, int *port)
     int SHUT_WR
+    int SHUT_RDWR
     int shutdown(int fd, int how)
     ssize_t recv(int fd, void *data, size_t size, int flags)
 
@@ -48,7 +49,7 @@ cdef extern from "Python.h":
 
 
 IDLE, HEAD, BODY, READY, RUNNING, FLUSH, LINGER, CLOSED = range(8)
-WANT_READ, WANT_WRITE, REQUEST = 1, 4, 256   # the first two are EPOLLIN and EPOLLOUT; 0 is closed
+WANT_READ, WANT_WRITE, REQUEST, BUSY = 1, 4, 256, 512   # the first two are EPOLLIN and EPOLLOUT; 0 is closed
 
 cdef enum:   # the same for C
     S_IDLE = 0
@@ -65,6 +66,7 @@ cdef enum:
     N_READ = 1
     N_WRITE = 4
     N_REQUEST = 256
+    N_BUSY = 512
 
 cdef enum:
     RECEIVES_A_TURN = 16         # so that one upload does not hold the loop
@@ -85,6 +87,9 @@ cdef class Connection:
     ``serve()`` does all that can be done without waiting and returns the epoll events that it wants next, or 0 when it
     has closed itself. ``receive()``, ``run()`` and ``flush()`` are its parts, for workers that run the app elsewhere:
     they return WANT_READ, WANT_WRITE, REQUEST (call run()) or 0.
+
+    While one thread or greenlet is in run(), others may call everything else: a connection whose request is in the app
+    answers BUSY and stays as it is. close() and gone() then cut its response, and run() closes it in the end.
     """
 
     def __init__(self, Context context not None, int fd, listener, peer=None):
@@ -134,6 +139,24 @@ cdef class Connection:
         """A request has begun to arrive and is not answered to its end."""
         return S_HEAD <= self.state <= S_FLUSH and not (self.state == S_HEAD and self.inbox.is_empty())
 
+    @property
+    def running(self):
+        """May code of the app run for this connection? Not while the server waits for the client, on the app's behalf."""
+        return self.is_running()
+
+    @property
+    def streaming(self):
+        """Its request is in the app, and the head of the response has been sent."""
+        return self.state == S_RUNNING and self.response.head_is_sent()
+
+    @property
+    def started(self):
+        """When its request entered the app, in seconds of CLOCK_MONOTONIC, later by what it waited for the client."""
+        return (self.entered + self.outbox.waited) / 1e9
+
+    cdef bint is_running(self) noexcept:
+        return self.state == S_RUNNING and self.response.running and not self.outbox.waiting
+
     # What it may do
 
     def serve(self, int events=0):
@@ -152,13 +175,19 @@ cdef class Connection:
             return self.broken(error)
 
     def receive(self):
-        return self.step_receive()
+        try:
+            return self.step_receive()
+        except BaseException as error:
+            return self.broken(error)
 
     def run(self):
-        return self.step_run()
+        try:
+            return self.step_run() if self.state == S_READY else self.step_receive()
+        except BaseException as error:
+            return self.broken(error)
 
     def flush(self):
-        return self.step_flush()
+        return N_BUSY if self.state == S_RUNNING else self.step_flush()
 
     def expire(self):
         """The deadline is over."""
@@ -167,7 +196,7 @@ cdef class Connection:
         if self.state == S_HEAD and not self.inbox.is_empty():
             return self.refuse(408, "the request head did not arrive in time")
         if self.state == S_READY or self.state == S_RUNNING:
-            return N_READ
+            return N_BUSY if self.state == S_RUNNING else N_READ
         if self.state == S_FLUSH:
             self.outbox.lost(ETIMEDOUT)
             self.report_loss()
@@ -180,11 +209,27 @@ cdef class Connection:
         """The worker ends: an idle connection is half-closed, drained and closed; others go on."""
         if self.idle:
             return self.half_close()
+        if self.state == S_RUNNING:
+            return N_BUSY
         return N_WRITE if self.state == S_FLUSH else N_READ
 
     def close(self):
-        """At once, whatever is unfinished."""
-        self.shut()
+        """At once, whatever is unfinished. From a request in the app its client is cut off; run() does the rest."""
+        if self.state == S_RUNNING:
+            self.abandon(ECONNABORTED)
+            shutdown(self.fd, SHUT_RDWR)
+        else:
+            self.shut()
+
+    def gone(self):
+        """The client was seen to be gone while its request is in the app: its response is not sent."""
+        if self.state == S_RUNNING:
+            self.abandon(ECONNRESET)
+
+    cdef void abandon(self, int failure) noexcept:
+        """Nothing more is sent. What the outbox holds stays until run() is over, which may be using it."""
+        if not self.outbox.failure:
+            self.outbox.failure = failure
 
     # Receiving
 
@@ -198,6 +243,8 @@ cdef class Connection:
                 return N_REQUEST
             if self.state == S_FLUSH:
                 return self.step_flush()
+            if self.state == S_RUNNING:
+                return N_BUSY
             return self.drain() if self.state == S_LINGER else N_CLOSED
         while turns and not short_read:
             turns -= 1
@@ -256,13 +303,11 @@ cdef class Connection:
         cdef const char *base = inbox.data + inbox.start
         cdef uint64_t started, now
         cdef dict environ
-        if self.state != S_READY:
-            return self.step_receive()
+        self.prepare_response(head.keep_alive != 0 and context.keep_alive != 0 and not context.draining)
         self.state = S_RUNNING
-        started = context.enter(head, base)
+        self.entered = started = context.enter(head, base)
         context.tick(started)
         self.client_closes = not head.keep_alive
-        self.prepare_response(head.keep_alive != 0 and context.keep_alive != 0 and not context.draining)
         environ = make_environ(context, self.template, head, base, inbox.body, self.remote_addr, self.remote_port)
         try:
             exchange(context, self.response, self.start_response, environ)
@@ -477,6 +522,22 @@ def expired(dict connections, double now):
     while PyDict_Next(connections, &position, &key, &value):
         connection = <Connection>value
         if connection.due and connection.due <= limit:
+            late.append(connection)
+    return late
+
+
+def overdue(dict connections, double limit):
+    """The connections, out of {fd: connection}, whose request is in the app since before `limit` (seconds of
+    CLOCK_MONOTONIC), not counting what it waited for its client."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t position = 0
+    cdef uint64_t bound = <uint64_t>max(0.0, limit * 1e9)
+    cdef Connection connection
+    late = []
+    while PyDict_Next(connections, &position, &key, &value):
+        connection = <Connection>value
+        if connection.is_running() and connection.entered + connection.outbox.waited < bound:
             late.append(connection)
     return late
 

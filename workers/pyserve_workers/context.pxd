@@ -43,6 +43,7 @@ cdef class Context:
     cdef public bint running
     cdef readonly bint multithread
     cdef readonly bint multiprocess
+    cdef readonly bint concurrent
 
     cdef pyserve_slot *slot
     cdef object slot_memory

@@ -17,6 +17,7 @@ class Context:
     access_log: AccessLog | None
     multithread: bool
     multiprocess: bool
+    concurrent: bool
     draining: bool
     running: bool
     wait_writable: Callable[[int, float | None], bool] | None
@@ -30,4 +31,5 @@ class Context:
         access_log: AccessLog | None = None,
         multithread: bool = False,
         multiprocess: bool = True,
+        concurrent: bool = False,
     ) -> None: ...

@@ -48,9 +48,14 @@ cdef class Context:
 
     ``running`` is True exactly while code of the app may run; ``draining`` makes every further response the last one of
     its connection; ``wait_writable(fd, seconds or None) -> bool`` replaces the wait for a client that reads slowly.
+
+    ``concurrent``: several requests may be in the app at once. Then ``running`` means nothing, the slot has no
+    request_start, and each connection answers for its own request (``Connection.running``, ``overdue()``).
     """
 
-    def __init__(self, app, settings, slot, errors, log, access_log=None, multithread=False, multiprocess=True):
+    def __init__(
+        self, app, settings, slot, errors, log, access_log=None, multithread=False, multiprocess=True, concurrent=False
+    ):
         cdef Py_buffer view
         self.app = app
         self.settings = settings
@@ -59,6 +64,7 @@ cdef class Context:
         self.access_log = access_log
         self.multithread = multithread
         self.multiprocess = multiprocess
+        self.concurrent = concurrent
         PyObject_GetBuffer(slot, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
             if view.len < PYSERVE_SLOT_SIZE:
@@ -217,13 +223,16 @@ cdef class Context:
         cdef pyserve_slot *slot = self.slot
         cdef size_t method = head.method.length   # at most H1_MAX_METHOD, which leaves room
         cdef size_t target = min(<size_t>head.target.length, PYSERVE_REQUEST_LINE - 1 - method)
+        cdef uint64_t now
         memcpy(slot.request_line, base + head.method.offset, method)
         slot.request_line[method] = c" "
         memcpy(slot.request_line + method + 1, base + head.target.offset, target)
         slot.request_line_length = method + 1 + target
         slot.active += 1
-        slot.request_start = clock_now()
-        return slot.request_start
+        now = clock_now()
+        if not self.concurrent:
+            slot.request_start = now
+        return now
 
     cdef void leave(self, uint64_t started, uint64_t now) noexcept:
         """The request that entered at `started` has left the app."""

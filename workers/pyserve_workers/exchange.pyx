@@ -16,11 +16,15 @@ from pyserve_workers.outbox cimport OUT_GONE
 from pyserve_workers.response cimport STAGED, Response
 
 
+cdef inline void set_running(Context context, Response response, bint running) noexcept:
+    response.running = context.running = running
+
+
 cdef int exchange(Context context, Response response, object start_response, dict environ) except -1:
     """Runs the request and leaves its response in the outbox, or cuts it: then keep_alive is False."""
     cdef object iterable = None
     try:
-        context.running = True
+        set_running(context, response, True)
         iterable = context.app(environ, start_response)
         if type(iterable) is list or type(iterable) is tuple:
             response.put_sequence(iterable)
@@ -30,10 +34,10 @@ cdef int exchange(Context context, Response response, object start_response, dic
         elif not send_file(response, iterable):
             iterate(response, iterable)
     except BaseException as error:
-        context.running = False
+        set_running(context, response, False)
         fail(context, response, environ, error)
     finally:
-        context.running = False
+        set_running(context, response, False)
         if type(iterable) is not list and type(iterable) is not tuple and iterable is not None:
             close(context, response, environ, iterable)
     if response.excess or response.short:
@@ -83,13 +87,13 @@ cdef int close(Context context, Response response, dict environ, object iterable
         if finish is None:
             return 0
         response.outbox.flush()   # what the client waits for does not wait for the app's tidying up
-        context.running = True
+        set_running(context, response, True)
         finish()
     except BaseException as error:
-        context.running = False
+        set_running(context, response, False)
         context.log.error(f"{name_of(environ)}: close() of the response raised\n{described(error)}")
     finally:
-        context.running = False
+        set_running(context, response, False)
     return 0
 
 

@@ -27,6 +27,8 @@ cdef class Outbox:
     cdef readonly uint64_t sent    # bytes that the kernel has taken, over the connection's life
     cdef bint blocked              # the last attempt found the kernel's buffer full
     cdef size_t untried            # bytes that came since then
+    cdef bint waiting              # a writer waits for the client
+    cdef uint64_t waited           # ns that writers have waited for it during this request
 
     # in the order in which they are sent:
     cdef char *data                # 1. memory: data[start:end]
@@ -54,6 +56,7 @@ cdef class Outbox:
     cdef int keep_rest(self, text piece, size_t *taken) except -2
     cdef ssize_t push(self, iovec *parts, int count, int flags) noexcept
     cdef int keep(self, const char *data, size_t size) except -2
+    cdef bint wait(self) except -1
     cdef size_t spool(self, const char *data, size_t size) except? 0
     cdef int flush(self) noexcept
     cdef int flush_memory(self) noexcept

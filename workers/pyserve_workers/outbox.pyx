@@ -15,7 +15,7 @@ from posix.unistd cimport close as close_fd
 
 from os import strerror
 
-from pyserve_workers.context cimport BLOCK_SIZE, Context
+from pyserve_workers.context cimport BLOCK_SIZE, Context, clock_now
 
 
 cdef extern from *:
@@ -237,11 +237,21 @@ cdef class Outbox:
             data += room
             size -= room
             if room == 0:
-                if not self.context.wait_for_client(self.fd):
+                if not self.wait():
                     return self.lost(ETIMEDOUT)
                 if self.flush() == OUT_GONE:
                     return OUT_GONE
         return OUT_BLOCKED
+
+    cdef bint wait(self) except -1:
+        """Waits until the client has read; False when write_timeout passed first."""
+        cdef uint64_t began = clock_now()
+        self.waiting = True
+        try:
+            return self.context.wait_for_client(self.fd)
+        finally:
+            self.waiting = False
+            self.waited += clock_now() - began
 
     cdef size_t spool(self, const char *data, size_t size) except? 0:
         """Writes to the ring in the spool file; returns how many bytes it took, 0 when it is full or cannot be had."""

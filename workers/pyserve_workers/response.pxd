@@ -13,6 +13,7 @@ cdef enum:
 cdef class Response:
     cdef Context context
     cdef Outbox outbox            # None: the request is over
+    cdef bint running             # code of the app may run for it, unless the outbox waits for the client
     cdef int stage                # one of the above
     cdef int status
     cdef bint http11

@@ -104,6 +104,7 @@ cdef class Response:
     cdef void begin(self, Context context, Outbox outbox, bint http11, bint head_request, bint keep_alive):
         self.context = context
         self.outbox = outbox
+        outbox.waited = 0
         self.http11 = http11
         self.head_request = head_request
         self.keep_alive = keep_alive
