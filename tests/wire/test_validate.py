@@ -151,7 +151,9 @@ CASES: dict[str, Case] = {
     "file of the system": Case(wrapped(lambda: THIS.open("rb")), THIS.read_bytes()),
     "file in memory": Case(wrapped(lambda: io.BytesIO(b"memory" * 999)), b"memory" * 999),
     "no content": Case(simple("204 No Content", [("Content-Length", "0")], []), b"", "204 No Content"),
-    "not modified": Case(simple("304 Not Modified", [("ETag", '"x"')], []), b"", "304 Not Modified", unwelcome=WERKZEUG),
+    "not modified": Case(
+        simple("304 Not Modified", [("ETag", '"x"')], []), b"", "304 Not Modified", unwelcome=WERKZEUG
+    ),
     # start_response and write()
     "write": Case(writing, b"written twice and returned"),
     "latin-1 in the head": Case(simple("299 Caf\xe9", [*TEXT, ("X-A", "\xfc\xff")]), b"ok", "299 Caf\xe9"),
@@ -161,7 +163,9 @@ CASES: dict[str, Case] = {
     "wsgi.errors": Case(noting, b"ok"),
     "raises": Case(failing, SORRY, FAILED, log="ValueError: at once"),
     "raises in iteration": Case(streaming(Closing, ValueError("early")), SORRY, FAILED, log="ValueError: early"),
-    "raises later": Case(streaming(Closing, b"abc", ValueError("late")), b"3\r\nabc\r\n", log="ValueError: late", cut=True),
+    "raises later": Case(
+        streaming(Closing, b"abc", ValueError("late")), b"3\r\nabc\r\n", log="ValueError: late", cut=True
+    ),
     "raises in close": Case(streaming(BadClose, b"abc"), b"abc", log="ValueError: in close"),
     # wsgi.input
     "no body": reading(lambda i: bytes(i.read(5)), GET),
