@@ -147,6 +147,13 @@ def test_a_chunked_body_has_its_decoded_length() -> None:
     assert environ["wsgi.input"].read() == b"abcde"
 
 
+def test_trailers_are_never_merged() -> None:
+    body = b"1\r\na\r\n0\r\nX-Sum: 1\r\nX-A: 2\r\n\r\n"
+    environ = environ_of("X-A: 1", "Trailer: X-Sum", "Transfer-Encoding: chunked", start="POST / HTTP/1.1", body=body)
+    assert environ["HTTP_X_A"] == "1"
+    assert "HTTP_X_SUM" not in environ
+
+
 def test_an_absolute_target_overrides_host() -> None:
     environ = environ_of(start="GET http://other:99/p?q HTTP/1.1")
     assert environ["HTTP_HOST"] == "other:99"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from wire.apps import TEXT, Closing, Sized, answer, serving, simple
+from wire.loop import PATIENCE
 
 # Framing.
 
@@ -32,6 +34,25 @@ def test_a_stream_is_chunked() -> None:
     assert response.headers["transfer-encoding"] == "chunked"
     assert response.body == b"abc"
     assert response.open
+
+
+def test_a_stream_comes_piece_by_piece() -> None:
+    """fastpysgi takes 49 pieces before it sends the first, freastal takes them all."""
+    received = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)(b"written")
+        for piece in (b"first", b"second"):
+            assert received.wait(PATIENCE)
+            received.clear()
+            yield piece
+
+    with serving(app) as server, server.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.take_until(b"\r\n\r\n")
+        for part in (b"7\r\nwritten\r\n", b"5\r\nfirst\r\n", b"6\r\nsecond\r\n0\r\n\r\n"):
+            assert client.take(len(part)) == part
+            received.set()
 
 
 def test_a_sized_iterable_of_several_items_is_chunked() -> None:
