@@ -15,8 +15,14 @@ from pyserve_workers.accesslog import AccessLog
 from wire.loop import Server
 
 
+class Broken:
+    def __str__(self) -> str:
+        raise ValueError
+
+
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
     environ["app.user"] = 'j\u00e4n "x"'
+    environ["app.broken"] = Broken()
     start_response("200 OK", [("X-Out", "v\xe9\t"), ("Content-Type", "text/plain")])
     if environ["PATH_INFO"] == "/empty":
         return []
@@ -77,6 +83,7 @@ def test_combined() -> None:
         ("%({app.user}e)s", r"j\\xc3\\xa4n \\x22x\\x22"),
         ("%({REQUEST_METHOD}e)s", "GET"),
         ("%({none}e)s", "-"),
+        ("%({app.broken}e)s", "-"),  # costs its word in the line, not the response
         ("100%% of %(s)s \u00e9", "100% of 200 \u00e9"),
     ],
 )

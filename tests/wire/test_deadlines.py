@@ -65,6 +65,16 @@ def test_an_idle_connection_is_closed_without_a_word() -> None:
         assert server.log.records == []
 
 
+def test_an_empty_line_behind_a_request_begins_no_other() -> None:
+    """Old clients end a body with one CRLF too many, and wait: a 408 would be the answer to their next request."""
+    with Server(app, header_timeout=0.5) as server, server.connect() as client:
+        client.send(GET + b"\r\n")
+        assert client.response().status == 200
+        eventually(lambda: all(c.idle and not c.unfinished for c in server.connections.values()))
+        assert client.closed()
+        assert server.log.texts("info") == ""
+
+
 def test_keep_alive_is_not_the_header_timeout() -> None:
     with Server(app, header_timeout=0.1, keep_alive=60) as server, server.connect() as client:
         for _ in range(3):

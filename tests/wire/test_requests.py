@@ -154,7 +154,9 @@ CASES: dict[str, Case] = {
     "two lengths": refused(post(b"Content-Length: 5", b"Content-Length: 6"), 400),
     "the same length twice": refused(post(b"Content-Length: 5", b"Content-Length: 5"), 400),
     **{
-        f"content-length {value!r}": refused(post(b"Content-Length: " + value) + head(start=b"GET /smuggled HTTP/1.1"), 400)
+        f"content-length {value!r}": refused(
+            post(b"Content-Length: " + value) + head(start=b"GET /smuggled HTTP/1.1"), 400
+        )
         for value in (b"abc", b"+1", b"-0", b"0_1", b"0 1", b"0x5", b"", b"18446744073709551621", b"9" * 40)
     },
     # chunks

@@ -123,10 +123,26 @@ def test_head_of_a_list() -> None:
 def test_head_of_a_stream_is_not_iterated_but_closed() -> None:
     body = Closing([b"a"] * 100)
     response = answer(simple(body=body), HEAD_REQUEST, "HEAD")
-    assert response.headers["transfer-encoding"] == "chunked"
+    assert "content-length" not in response.headers
     assert response.open
     assert body.given == 0
     assert body.closed == 1
+
+
+@pytest.mark.parametrize("body", [[], (), Closing([]), Closing([b""])])
+@pytest.mark.parametrize("request_", [HEAD_REQUEST, b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"])
+def test_head_of_nothing_says_no_length(body: Any, request_: bytes) -> None:
+    """Frameworks give no content to HEAD. A Content-Length of 0 would be that of GET, and wrong (RFC 9110 8.6)."""
+    response = answer(simple(body=body), request_, "HEAD")
+    assert "content-length" not in response.headers
+    assert response.open
+
+
+def test_head_with_a_length_of_the_app() -> None:
+    response = answer(simple(headers=[("Content-Length", "77")], body=[]), HEAD_REQUEST, "HEAD")
+    assert response.headers["content-length"] == "77"
+    assert response.log == ""
+    assert response.open
 
 
 def test_head_of_a_lazy_generator_is_iterated_to_its_first_item() -> None:

@@ -396,7 +396,10 @@ cdef class AccessLog:
     cdef int put_variable(self, dict environ, bytes name) except -1:
         cdef bytes text
         value = None if environ is None else environ.get(name.decode())
-        text = b"" if value is None else str(value).encode("utf-8", "replace")
+        try:
+            text = b"" if value is None else str(value).encode("utf-8", "replace")
+        except Exception:   # an object of the app's, whose fault must not cost the response that has been made
+            text = b""
         return self.put_escaped(text, len(text))
 
     cdef int put_user(self, log_entry *entry) except -1:

@@ -127,7 +127,7 @@ cdef class Connection:
     @property
     def idle(self):
         """Nothing of a request has arrived, and nothing is unsent."""
-        return self.state == S_IDLE or self.state == S_HEAD and self.inbox.is_empty()
+        return self.state == S_IDLE or self.state == S_HEAD and not self.inbox.has_begun()
 
     @property
     def pending(self):
@@ -137,7 +137,7 @@ cdef class Connection:
     @property
     def unfinished(self):
         """A request has begun to arrive and is not answered to its end."""
-        return S_HEAD <= self.state <= S_FLUSH and not (self.state == S_HEAD and self.inbox.is_empty())
+        return S_HEAD <= self.state <= S_FLUSH and (self.state != S_HEAD or self.inbox.has_begun())
 
     @property
     def running(self):
@@ -193,7 +193,7 @@ cdef class Connection:
         """The deadline is over."""
         if self.state == S_BODY:
             return self.refuse(408, "the body did not arrive in time")
-        if self.state == S_HEAD and not self.inbox.is_empty():
+        if self.state == S_HEAD and self.inbox.has_begun():
             return self.refuse(408, "the request head did not arrive in time")
         if self.state == S_READY or self.state == S_RUNNING:
             return N_BUSY if self.state == S_RUNNING else N_READ

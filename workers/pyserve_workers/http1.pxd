@@ -7,6 +7,7 @@ cdef extern from "http1.h" nogil:
     int H1_TARGET_ABSOLUTE
     int H1_TARGET_ASTERISK
     int H1_PHASE_FIELDS
+    int H1_PHASE_REQUEST_LINE
     uint32_t H1_UNKNOWN
     uint32_t H1_FIELD_HAS_UNDERSCORE
     int H1_KNOWN_FIELDS

@@ -34,6 +34,7 @@ cdef class Inbox:
 
     cdef ssize_t receive(self, int fd, bint *short_read) except? -1
     cdef bint is_empty(self) noexcept
+    cdef bint has_begun(self) noexcept
     cdef int make_room(self) except -1
     cdef void close(self) noexcept
     cdef int advance(self) except -1

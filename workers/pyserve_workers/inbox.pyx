@@ -14,8 +14,8 @@ from libc.string cimport memcpy, memmove
 from pyserve_workers.body cimport EMPTY, Body, whole_body
 from pyserve_workers.context cimport BLOCK_SIZE, Context
 from pyserve_workers.http1 cimport (
-    H1_CHUNKED_DONE, H1_MORE, H1_PHASE_FIELDS, h1_chunked_init, h1_decode_chunked, h1_head, h1_head_init,
-    h1_known_field, h1_known_fields, h1_parse_head, h1_reason, h1_status,
+    H1_CHUNKED_DONE, H1_MORE, H1_PHASE_FIELDS, H1_PHASE_REQUEST_LINE, h1_chunked_init, h1_decode_chunked, h1_head,
+    h1_head_init, h1_known_field, h1_known_fields, h1_parse_head, h1_reason, h1_status,
 )
 
 
@@ -42,6 +42,12 @@ cdef class Inbox:
 
     cdef bint is_empty(self) noexcept:
         return self.start == self.end and not self.in_body
+
+    cdef bint has_begun(self) noexcept:
+        """Is there a byte of a request? An empty line before it is none yet: old clients end a body with one."""
+        if self.head is NULL or self.in_body:
+            return self.in_body
+        return self.end - self.start > (2 if <int>self.head.phase == H1_PHASE_REQUEST_LINE else 0)
 
     cdef void close(self) noexcept:
         """Drops everything that has not become a request."""

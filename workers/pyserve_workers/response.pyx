@@ -267,7 +267,7 @@ cdef class Response:
                 out += 16 + octets_decimal(out + 16, self.length)
                 out[0], out[1] = c"\r", c"\n"
                 out += 2
-        elif self.status != 204 and self.status != 304:
+        elif not self.bodiless:   # RFC 9110 9.3.2: to HEAD, what only the content could tell may be left out
             if self.http11:
                 self.chunked = True
                 memcpy(out, b"Transfer-Encoding: chunked\r\n", 28)
@@ -340,7 +340,8 @@ cdef class Response:
                 raise TypeError(f"the body must consist of bytes, not {type(data).__name__}")
             total += PyBytes_GET_SIZE(data)
         if self.stage == STAGED:
-            if not self.declared:
+            # To HEAD an empty list may mean no more than that: GET's length is not known (RFC 9110 8.6).
+            if not self.declared and (total or not self.head_request):
                 self.declared = True
                 self.length = total
             self.commit()
@@ -400,7 +401,8 @@ cdef class Response:
         if self.stage == FRESH:
             raise RuntimeError("the app did not call start_response")
         if self.stage == STAGED:
-            self.declared = True   # with the app's Content-Length or none, which is 0
+            if not self.head_request:
+                self.declared = True   # with the app's Content-Length or none, which is 0
             self.commit()
         if not self.bodiless:
             if self.chunked:
