@@ -56,6 +56,7 @@ def check(data: bytes) -> None:
         assert not takes(mine, whole=False), "taken, and both others refuse it"
     else:
         assert reasons, "the others differ, and no choice says why"
+        assert isinstance(mine, str), f"taken in spite of {reasons}"
         assert mine in reasons
 
 
