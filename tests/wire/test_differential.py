@@ -147,6 +147,12 @@ def test_pairs_of_fields(field: bytes) -> None:
             check(request(HOST, field, other, body=body + NEXT))
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_hosts(host: bytes) -> None:
+    check(request(b"Host: " + host))
+    check(request(HOST, line=b"GET http://" + host + b"/ HTTP/1.1"))
+
+
 @pytest.mark.parametrize("line", [b"POST / HTTP/1.0", b"GET / HTTP/1.1"])
 def test_framing_with_other_request_lines(line: bytes) -> None:
     for field in FRAMING:
@@ -175,7 +181,8 @@ def requests(draw: st.DrawFn) -> bytes:
         body = draw(st.lists(st.sampled_from(CHUNKS), max_size=2).map(b"".join)) + draw(st.sampled_from(ENDS))
     else:
         body = b"hello"
-    data = request(HOST, *fields, line=line, body=body + draw(st.sampled_from([b"", NEXT, b"\r\n", b"\0"])))
+    host = draw(st.just(HOST) | st.sampled_from(HOSTS).map(b"Host: ".__add__))
+    data = request(host, *fields, line=line, body=body + draw(st.sampled_from([b"", NEXT, b"\r\n", b"\0"])))
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 1, 2]))):
         at = draw(st.integers(0, len(data)))
         data = data[:at] + draw(BYTE) + data[at + draw(st.integers(0, 1)) :]
