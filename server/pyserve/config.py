@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
-from pyserve import addresses, contradictions
+from pyserve import addresses, contradictions, descriptors
 from pyserve.errors import ConfigError, PyserveError, UsageError
 from pyserve.kinds import quoted
 from pyserve.settings import BY_NAME, MOST_WORKERS, SETTINGS, Setting
@@ -71,6 +71,7 @@ class Config:
     keep_alive: float
     keepalive_linger: float
     hook_timeout: float
+    limit_connections: int
     limit_request_line: int
     limit_request_fields: int
     limit_request_field_size: int
@@ -300,6 +301,8 @@ def complete(given: dict[str, Given], cwd: str) -> None:
         from pyserve import cpus
 
         found["workers"] = min(cpus.usable(), MOST_WORKERS)
+    if given["limit_connections"].value is None:
+        found["limit_connections"] = descriptors.enough_for(descriptors.allowed())
     for name in ("pidfile", "spool_dir", "access_logfile", "error_logfile"):
         path = found.get(name, given[name].value)
         found[name] = path if path in (None, "-") else os.path.join(folder, path)

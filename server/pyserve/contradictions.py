@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyserve import addresses
+from pyserve import addresses, descriptors
 from pyserve.errors import ConfigError
 from pyserve.settings import BY_NAME
 
@@ -88,6 +88,13 @@ def warnings(given: Mapping[str, Given]) -> list[str]:
         lines.append(f"{said(given, 'access_logformat')} does nothing: access_logfile is not set")
     if given["socket_mode"].origin != "default" and not any(text[:5] == "unix:" for text in given["bind"].value):
         lines.append(f"{said(given, 'socket_mode')} does nothing: no unix socket is bound")
+    most = given["limit_connections"].value
+    needed, allowed = descriptors.needed(most), descriptors.allowed(most)
+    if needed > allowed and given["limit_connections"].origin != "default":
+        lines.append(
+            f"{said(given, 'limit_connections')} may need {needed} descriptors, and a worker may open {allowed}: "
+            f"beyond them clients are answered with 503, and large bodies cannot be spooled"
+        )
     return lines
 
 

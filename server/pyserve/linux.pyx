@@ -17,6 +17,7 @@ cdef extern from *:
     #include <signal.h>
     #include <string.h>
     #include <sys/prctl.h>
+    #include <sys/resource.h>
     #include <sys/socket.h>
     #include <unistd.h>
 
@@ -143,6 +144,14 @@ cdef int _check(int result) except -1:
         PyErr_SetFromErrno(OSError)
     return 0
 
+cdef extern from "<sys/resource.h>" nogil:
+    cdef struct rlimit:
+        unsigned long rlim_cur
+        unsigned long rlim_max
+    int RLIMIT_NOFILE
+    int getrlimit(int resource, rlimit *limit)
+    int setrlimit(int resource, const rlimit *limit)
+
 
 def set_child_subreaper() -> None:
     """Make orphans among this process's descendants its own children (prctl(2), PR_SET_CHILD_SUBREAPER)."""
@@ -172,3 +181,22 @@ def end_after(unsigned int seconds) -> None:
 def drop_new_handshakes(int fd) -> None:
     """Drop every SYN that arrives for the TCP listener ``fd``; handshakes under way complete (socket(7), SO_ATTACH_FILTER)."""
     _check(drop_new_handshakes_(fd))
+
+
+def descriptor_limits():
+    """(soft, hard): how many descriptors this process may have open, and up to where it may raise that."""
+    cdef rlimit limit
+    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
+        PyErr_SetFromErrno(OSError)
+    return limit.rlim_cur, limit.rlim_max
+
+
+def raise_descriptor_limit(unsigned long enough):
+    """Lets this process have so many descriptors open, or as many as it is allowed to; never fewer than before."""
+    cdef rlimit limit
+    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
+        PyErr_SetFromErrno(OSError)
+    enough = min(enough, limit.rlim_max)
+    if limit.rlim_cur < enough:
+        limit.rlim_cur = enough
+        setrlimit(RLIMIT_NOFILE, &limit)   # refused (a sandbox): then it stays, and that is allowed to be

@@ -87,7 +87,7 @@ class Master:
             signal.signal(number, lambda number, _frame: self.signals.append(number))
         self.epoll.register(self.wake, select.EPOLLIN)
         linux.set_child_subreaper()
-        descriptors.raise_limit()
+        descriptors.take()
         self.tell(rollout.Start())
         # From here on the zygote is at work; what takes time here costs nothing.
         from setproctitle import setproctitle

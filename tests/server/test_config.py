@@ -45,6 +45,7 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "keep_alive": [("0", 0.0), ("2", 2.0), ("3", 3.0)],
     "keepalive_linger": [("0", 0.0), ("2", 2.0), ("3", 3.0)],
     "hook_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
+    "limit_connections": [("1", 1), ("2", 2), ("3000", 3000)],
     "limit_request_line": [("1K", 1024), ("2000", 2000), ("3000", 3000)],
     "limit_request_fields": [("1", 1), ("2", 2), ("256", 256)],
     "limit_request_field_size": [("1K", 1024), ("2000", 2000), ('"3KiB"', 3072)],

@@ -24,6 +24,7 @@ cdef class Connection:
     cdef Response response
     cdef object start_response
 
+    cdef int step_expire(self) except -1
     cdef int step_receive(self) except -1
     cdef int advance(self) except -1
     cdef int ended(self) except -1

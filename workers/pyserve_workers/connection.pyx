@@ -187,10 +187,49 @@ cdef class Connection:
             return self.broken(error)
 
     def flush(self):
-        return N_BUSY if self.state == S_RUNNING else self.step_flush()
+        try:
+            return N_BUSY if self.state == S_RUNNING else self.step_flush()
+        except BaseException as error:
+            return self.broken(error)
 
     def expire(self):
         """The deadline is over."""
+        try:
+            return self.step_expire()
+        except BaseException as error:
+            return self.broken(error)
+
+    def retire(self):
+        """The worker ends: an idle connection is half-closed, drained and closed; others go on."""
+        try:
+            if self.idle:
+                return self.half_close()
+            if self.state == S_RUNNING:
+                return N_BUSY
+            return N_WRITE if self.state == S_FLUSH else N_READ
+        except BaseException as error:
+            return self.broken(error)
+
+    def turn_away(self, bytes answer not None):
+        """This client is not served: sends a whole response without reading the request, then half-closes."""
+        try:
+            self.context.count(503)
+            self.outbox.add(answer, len(answer))
+            self.state = S_LINGER
+            self.closing = True
+            return self.step_flush()
+        except BaseException as error:
+            return self.broken(error)
+
+    def close(self):
+        """At once, whatever is unfinished. From a request in the app its client is cut off; run() does the rest."""
+        if self.state == S_RUNNING:
+            self.abandon(ECONNABORTED)
+            shutdown(self.fd, SHUT_RDWR)
+        else:
+            self.shut()
+
+    cdef int step_expire(self) except -1:
         if self.state == S_BODY:
             return self.refuse(408, "the body did not arrive in time")
         if self.state == S_HEAD and self.inbox.has_begun():
@@ -204,22 +243,6 @@ cdef class Connection:
         # An idle connection, used or not, is closed without a word: a client that sends its request just now would
         # take a 408 for the answer to it.
         return self.shut()
-
-    def retire(self):
-        """The worker ends: an idle connection is half-closed, drained and closed; others go on."""
-        if self.idle:
-            return self.half_close()
-        if self.state == S_RUNNING:
-            return N_BUSY
-        return N_WRITE if self.state == S_FLUSH else N_READ
-
-    def close(self):
-        """At once, whatever is unfinished. From a request in the app its client is cut off; run() does the rest."""
-        if self.state == S_RUNNING:
-            self.abandon(ECONNABORTED)
-            shutdown(self.fd, SHUT_RDWR)
-        else:
-            self.shut()
 
     def gone(self):
         """The client was seen to be gone while its request is in the app: its response is not sent."""
@@ -540,6 +563,25 @@ def overdue(dict connections, double limit):
         if connection.is_running() and connection.entered + connection.outbox.waited < bound:
             late.append(connection)
     return late
+
+
+def idle_longest(dict connections, double now, double least, int most):
+    """Up to `most` of the connections, out of {fd: connection}, that have been idle for `least` seconds: those that
+    have been it the longest, longest first."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t position = 0
+    cdef uint64_t until = <uint64_t>((now - least) * 1e9), timeout
+    cdef Connection connection
+    found = []
+    while PyDict_Next(connections, &position, &key, &value):
+        connection = <Connection>value
+        if connection.due and connection.idle:
+            timeout = connection.context.keep_alive if connection.state == S_IDLE else connection.context.header_timeout
+            if connection.due - timeout <= until:
+                found.append((connection.due - timeout, connection.fd))
+    found.sort()
+    return [connections[fd] for _, fd in found[:most]]
 
 
 def accept(int listener):

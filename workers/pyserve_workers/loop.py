@@ -15,13 +15,14 @@ from collections import namedtuple
 from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection, accept, expired
 from pyserve_workers.context import Context
+from pyserve_workers.shedding import Shedding
 from pyserve_workers.worker import Worker
 
 # What the environ says of the side that was connected to.
 Listener = namedtuple("Listener", "scheme server_name server_port")
 
 SWEEP = 1.0  # seconds between looks for connections that are late
-ACCEPT_PAUSE = 1.0  # seconds without accepting after the system refused: no descriptors, no memory
+ACCEPT_PAUSE = 0.1  # seconds without accepting after the system refused: no descriptors, no memory
 LISTENER_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
@@ -49,6 +50,8 @@ class LoopWorker(Worker):
         self.interest: dict[int, int] = {}  # what epoll watches for, where it is not EPOLLIN
         self.listeners: dict[int, Listener] = {}
         self.paused: list[int] = []  # listeners that are out of epoll until the next sweep
+        self.limit = config.limit_connections
+        self.shedding = Shedding(self)
         self.pending: list[Connection] = []  # with complete requests in their buffers, for the next turn
         timeouts = (config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive)
         self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
@@ -117,12 +120,15 @@ class LoopWorker(Worker):
         try:
             accepted = accept(listener_fd)
         except OSError as error:
-            self.pause_accepting(listener_fd, error)
+            self.shedding.refused(listener_fd, error)
             return
         if accepted is not None:
             self.rotate(listener_fd)
             connection = self.open(listener_fd, *accepted)
-            self.answer(connection, select.EPOLLIN)
+            if len(self.connections) > self.limit and not self.shedding.finds_room():
+                self.shedding.turn_away(connection)
+            else:
+                self.answer(connection, select.EPOLLIN)
 
     def rotate(self, listener_fd: int) -> None:
         self.epoll.unregister(listener_fd)
@@ -135,9 +141,8 @@ class LoopWorker(Worker):
         self.epoll.register(fd, select.EPOLLIN)
         return connection
 
-    def pause_accepting(self, listener_fd: int, error: OSError) -> None:
+    def pause_accepting(self, listener_fd: int) -> None:
         """The system has no descriptor or no memory for one more connection: let the queue wait, rather than spin."""
-        self.log.error(f"cannot accept: {error.strerror}; waiting {ACCEPT_PAUSE:g} s")
         if listener_fd not in self.paused:
             self.epoll.unregister(listener_fd)
             self.paused.append(listener_fd)
@@ -153,6 +158,7 @@ class LoopWorker(Worker):
         self.paused.clear()
         for connection in expired(self.connections, now):
             self.after(connection, connection.expire())
+        self.shedding.sweep(now)
         if self.state == "draining" and now >= self.linger_until:
             for connection in [c for c in self.connections.values() if c.idle]:
                 self.after(connection, connection.retire())

@@ -86,7 +86,7 @@ class Generation:
             os.environ[name] = value
         if config.umask is not None:
             os.umask(config.umask)
-        descriptors.raise_limit()
+        descriptors.take(config.limit_connections)
         try:
             become(config.user, config.group)
             os.chdir(config.chdir)

@@ -1,0 +1,155 @@
+"""What a worker does when it cannot hold one more connection: make room, or say so to the client.
+
+Two things run short. At ``limit_connections``, connections that have idled longest are given up first, since they are
+the cheapest to lose; when there are none, a new one is answered with 503 without a look at its request. And when the
+system has no descriptor left (the app may leak them), some that were kept in reserve serve to accept and to answer the
+same. Either way a client that is given up sees an end, never a reset: its connection is half-closed and read to its end,
+for a bounded time. The log has a line when a shortage begins and one when it is over, however many clients met it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import EMFILE, ENFILE
+
+from pyserve.descriptors import RESERVE, TURNED_AWAY
+
+from pyserve_workers.connection import CLOSED, accept, idle_longest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyserve.log import Log
+    from pyserve_workers.connection import Connection
+    from pyserve_workers.loop import LoopWorker
+
+ANSWER = (
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: pyserve\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Type: text/plain; charset=iso-8859-1\r\nContent-Length: 38\r\n\r\n"
+    b"Too many connections; try again later\n"
+)
+IDLE_LONG = 1.0  # seconds: whoever has been silent for less is probably about to send its next request
+AT_ONCE = TURNED_AWAY // 4  # idle connections given up together, since finding them means looking at all
+QUIET = 5.0  # seconds without a refusal after which a shortage is over
+
+
+class Shortage:
+    """One lack of something, from its first refusal until there has been none for a while: two lines in the log."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.what = ""  # empty: there is none
+        self.began = self.last = 0.0
+        self.refused = self.closed = 0
+
+    def note(self, what: str) -> None:
+        self.last = time.monotonic()
+        if not self.what:
+            self.what, self.began = what, self.last
+            self.refused = self.closed = 0
+            self.log.warning(f"{what}: connections that idle are closed; without such, new ones are answered with 503")
+
+    def end(self, now: float) -> None:
+        """Nothing is short now. It may have been only a moment ago."""
+        if self.what and now - self.last > QUIET:
+            self.log.info(
+                f"{self.what}: this is over; in {now - self.began:.0f} s {self.closed} idle connections were closed, "
+                f"{self.refused} new ones answered with 503"
+            )
+            self.what = ""
+
+
+class Shedding:
+    """One worker's. The loop asks it when a connection is above the limit, and when accepting has failed."""
+
+    def __init__(self, worker: LoopWorker) -> None:
+        self.worker = worker
+        self.given_up: list[Connection] = []  # oldest first; those that have closed are forgotten at the next need
+        self.reserve: list[int] = []
+        self.look_again = 0.0  # until then no connection will have idled for long
+        self.connections = Shortage(worker.log)
+        self.descriptors = Shortage(worker.log)
+        self.refill()
+
+    def finds_room(self) -> bool:
+        """One more connection is open than limit_connections allows. May it stay?"""
+        if self.held() <= self.worker.limit:
+            return True
+        self.connections.note(f"limit_connections = {self.worker.limit} is reached")
+        self.close_idle(self.connections)
+        return self.held() <= self.worker.limit
+
+    def turn_away(self, connection: Connection) -> None:
+        """Tell this client that there is no room."""
+        self.connections.refused += 1
+        self.give_up(connection, connection.turn_away(ANSWER))
+
+    def refused(self, listener_fd: int, error: OSError) -> None:
+        """accept() has failed. The client is told by way of a descriptor of the reserve, or stays in the queue."""
+        worker, accepted = self.worker, None
+        self.descriptors.note(f"cannot accept: {error.strerror}")
+        if error.errno in (EMFILE, ENFILE):
+            self.held()
+            self.close_idle(self.descriptors)
+            self.refill()
+            accepted = self.accept_on_reserve(listener_fd)
+        if accepted is None:
+            worker.pause_accepting(listener_fd)
+            return
+        connection = worker.open(listener_fd, *accepted)
+        self.descriptors.refused += 1
+        self.give_up(connection, connection.turn_away(ANSWER))
+
+    def sweep(self, now: float) -> None:
+        """Once in a while: is it over?"""
+        self.refill()
+        if self.connections.what and self.held() < self.worker.limit:
+            self.connections.end(now)
+        if len(self.reserve) == RESERVE:
+            self.descriptors.end(now)
+
+    # The connections that are given up.
+
+    def held(self) -> int:
+        """How many connections are open and not given up."""
+        self.given_up = [connection for connection in self.given_up if connection.state != CLOSED]
+        return len(self.worker.connections) - len(self.given_up)
+
+    def close_idle(self, shortage: Shortage) -> None:
+        now = time.monotonic()
+        if now < self.look_again:
+            return
+        idle = idle_longest(self.worker.connections, now, IDLE_LONG, AT_ONCE)
+        if not idle:
+            self.look_again = now + IDLE_LONG / 4
+        for connection in idle:
+            shortage.closed += 1
+            self.give_up(connection, connection.retire())
+
+    def give_up(self, connection: Connection, wanted: int) -> None:
+        """It reads what still comes, until the client closes, or its time is over, or others need its place."""
+        if len(self.given_up) >= TURNED_AWAY:
+            oldest = self.given_up.pop(0)
+            oldest.close()
+            self.worker.after(oldest, 0)
+        self.given_up.append(connection)
+        self.worker.after(connection, wanted)
+
+    # The reserve.
+
+    def refill(self) -> None:
+        """Take back what was lent, as far as there is something."""
+        while len(self.reserve) < RESERVE:
+            try:
+                self.reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                return
+
+    def accept_on_reserve(self, listener_fd: int) -> tuple[int, tuple[str, int] | None] | None:
+        if not self.reserve:
+            return None
+        os.close(self.reserve.pop())
+        try:
+            return accept(listener_fd)
+        except OSError:  # another thread or process was faster
+            return None
