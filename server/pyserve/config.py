@@ -80,6 +80,7 @@ class Config:
     body_buffer: int
     response_buffer: int
     response_spool: int
+    buffer_memory: int
     spool_dir: str
     access_logfile: str | None
     access_logformat: str

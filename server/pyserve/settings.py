@@ -251,6 +251,11 @@ SETTINGS = (
         "Bytes of a response that may wait for a slow client in all; from then on the application waits too.",
     ),
     Setting(
+        "buffer_memory", "Limits", ("--buffer-memory",), Size(MIB), 64 * MIB,
+        "Bytes of heads, bodies and responses that may wait in the memory of one worker, over all its connections and "
+        "beyond a block of 24 KiB for each. Above it what waits goes to temporary files, however small it is.",
+    ),
+    Setting(
         "spool_dir", "Limits", ("--spool-dir", "--worker-tmp-dir"), Optional(Path()), None,
         "Directory of the temporary files. Choose one that is on a disk, not in memory, if bodies are large.",
         default_text="$TMPDIR or /tmp",

@@ -54,6 +54,7 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "body_buffer": [("1M", 1 << 20), ("4K", 4096), ("5000", 5000)],
     "response_buffer": [("2M", 2 << 20), ("64K", 65536), ("20000", 20000)],
     "response_spool": [("2M", 2 << 20), ("1G", 1 << 30), ("1048577", 1048577)],
+    "buffer_memory": [("1M", 1 << 20), ("2M", 2 << 20), ("3000000", 3000000)],
     "spool_dir": [("one", "{cwd}/one"), ("two", "{cwd}/two"), ('"three"', "{cwd}/three")],
     "access_logfile": [("-", "-"), ("a.log", "{cwd}/a.log"), ('"/b.log"', "/b.log")],
     "access_logformat": [("json", "json"), ("combined", "combined"), ('"%(h)s"', "%(h)s")],

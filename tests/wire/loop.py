@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "body_buffer": 1 << 20,
     "response_buffer": 1 << 20,
     "response_spool": 64 << 20,
+    "buffer_memory": 64 << 20,
     "spool_dir": None,
     "forwarded_allow_ips": "127.0.0.1,::1",
 }

@@ -19,6 +19,8 @@ ctypedef struct log_entry:
     int status
     uint64_t sent            # bytes of the body
     uint64_t duration        # ns
+    bint cut                 # the response did not come to its end
+    bint kept                # the connection goes on
     const h1_head *head      # NULL: the head was not understood
     const char *base         # where its spans count from
 

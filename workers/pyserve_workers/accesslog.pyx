@@ -57,12 +57,14 @@ cdef enum:
     REQUEST_FIELD = 20
     RESPONSE_FIELD = 21
     VARIABLE = 22
+    FATE = 23
 
 # gunicorn's letters
 ATOMS = {
     "h": PEER, "l": NOTHING, "u": USER, "t": DATE, "r": LINE, "m": METHOD, "U": PATH, "q": QUERY, "H": PROTOCOL,
     "s": STATUS, "B": SIZE, "b": SIZE_OR_DASH, "f": REFERER, "a": AGENT, "T": SECONDS, "D": MICROSECONDS,
     "M": MILLISECONDS, "L": DECIMAL_SECONDS, "p": PID,
+    "X": FATE,   # Apache's
 }
 NAMED = {"i": REQUEST_FIELD, "o": RESPONSE_FIELD, "e": VARIABLE}
 
@@ -231,6 +233,8 @@ cdef class AccessLog:
             return self.put_number(entry.status, 3)
         if atom == SIZE or atom == SIZE_OR_DASH and entry.sent:
             return self.put_number(entry.sent, 1)
+        if atom == FATE:
+            return self.put(b"X" if entry.cut else b"+" if entry.kept else b"-", 1)
         if atom == REFERER:
             return self.put_request_field(entry, b"referer", 7)
         if atom == AGENT:
@@ -279,6 +283,8 @@ cdef class AccessLog:
         self.put_number(entry.duration // 1000000000, 1)
         self.put(b".", 1)
         self.put_number(entry.duration % 1000000000 // 1000, 6)
+        if entry.cut:
+            self.put(b',"cut":true', 11)
         self.put_json_field(b"referer", entry, b"referer", 7)
         self.put_json_field(b"user_agent", entry, b"user-agent", 10)
         self.put_json_field(b"host", entry, b"host", 4)

@@ -18,6 +18,7 @@ cdef class Body:
     cdef int finish(self) except -1
     cdef void release(self) noexcept
     cdef uint64_t size(self) noexcept
+    cdef uint64_t held(self) noexcept
     cdef int refill(self) except -1
     cdef object line(self, Py_ssize_t size)
     cdef object take(self, Py_ssize_t size)

@@ -89,6 +89,10 @@ cdef class Body:
     cdef uint64_t size(self) noexcept:
         return self.spooled if self.fd >= 0 else self.length
 
+    cdef uint64_t held(self) noexcept:
+        """The memory it takes."""
+        return 0 if self.data is NULL else PyBytes_GET_SIZE(<object>self.data)
+
     # The app's side
 
     def read(self, size=None):

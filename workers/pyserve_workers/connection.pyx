@@ -390,6 +390,7 @@ cdef class Connection:
             self.context.slot.cut += 1
             return self.shut()
         if result == OUT_BLOCKED:
+            self.outbox.relieve()
             if self.state != S_FLUSH or self.outbox.sent != before:
                 self.wait_until(self.context.write_timeout)
             if self.state != S_FLUSH:
@@ -502,7 +503,8 @@ cdef class Connection:
         cdef h1_head *head
         cdef Py_ssize_t size
         self.context.count(response.status)
-        if response.cut or response.short or self.outbox.failure:
+        entry.cut = response.cut or response.short or self.outbox.failure != 0
+        if entry.cut:
             self.context.slot.cut += 1
         if self.context.access_log is None:
             return 0
@@ -511,6 +513,7 @@ cdef class Connection:
         entry.status = response.status
         entry.sent = response.sent
         entry.duration = duration
+        entry.kept = response.keep_alive
         head = inbox.head if inbox.has_line() else NULL
         log_request(&entry, head, understood, inbox.data + inbox.start, inbox.end - inbox.start)
         return self.context.access_log.add(&entry, response.fields, environ)

@@ -56,6 +56,9 @@ cdef class Context:
     cdef str script_name
     cdef bint wants_response_fields
 
+    cdef readonly uint64_t held     # bytes that wait in memory for clients, of all connections
+    cdef uint64_t buffer_memory     # above this they go to files
+
     cdef char *blocks[64]
     cdef int block_count
 
@@ -72,6 +75,8 @@ cdef class Context:
     cdef bint poll_writable(self, int fd, uint64_t began) except -1
     cdef char *take_block(self) except NULL
     cdef void give_block(self, char *block) noexcept
+    cdef void hold(self, uint64_t *mine, uint64_t size) noexcept
+    cdef bint is_full(self) noexcept
     cdef void tick(self, uint64_t now) noexcept
     cdef dict template(self, object listener)
     cdef bint trusts(self, str host)

@@ -93,6 +93,7 @@ cdef class Context:
         self.body_buffer = settings.body_buffer
         self.response_buffer = max(<int>BLOCK_SIZE, settings.response_buffer)
         self.response_spool = settings.response_spool
+        self.buffer_memory = settings.buffer_memory
         self.head_limits.line = settings.limit_request_line
         self.head_limits.fields = settings.limit_request_fields
         self.head_limits.field_size = settings.limit_request_field_size
@@ -126,6 +127,16 @@ cdef class Context:
                 self.block_count += 1
                 block = NULL
         free(block)
+
+    cdef void hold(self, uint64_t *mine, uint64_t size) noexcept:
+        """A connection's part, `mine`, of what waits in memory is now `size` bytes. Its blocks are not counted."""
+        with cython.critical_section(self):
+            self.held += size - mine[0]
+            mine[0] = size
+
+    cdef bint is_full(self) noexcept:
+        """Must what waits for clients go to files, and not grow in memory?"""
+        return self.held >= self.buffer_memory
 
     cdef void tick(self, uint64_t now) noexcept:
         """Prepares the Server and Date lines of this second."""

@@ -31,11 +31,13 @@ cdef class Inbox:
     cdef size_t body_start
     cdef uint64_t awaited      # bytes of a body with Content-Length that are still to come
     cdef h1_chunked chunked
+    cdef uint64_t held         # what the context has been told of
 
     cdef ssize_t receive(self, int fd, bint *short_read) except? -1
     cdef bint is_empty(self) noexcept
     cdef bint has_begun(self) noexcept
     cdef int make_room(self) except -1
+    cdef void count_held(self) noexcept
     cdef void close(self) noexcept
     cdef int advance(self) except -1
     cdef int begin_body(self) except -1

@@ -26,6 +26,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     HEAD_SIZE = (sizeof(h1_head) + 63) // 64 * 64
     BODY_CAPACITY = 65536        # receive buffer for large bodies
+    LEAST_BODY = 16384           # bodies up to this are in memory, however much of it others hold
 
 
 cdef const h1_known_field *known_fields() noexcept:
@@ -57,6 +58,8 @@ cdef class Inbox:
             return
         if self.data != <char *>self.head + HEAD_SIZE:
             free(self.data)
+        if self.held:
+            self.context.hold(&self.held, 0)
         self.context.give_block(<char *>self.head)
         self.head = NULL
         self.data = NULL
@@ -88,7 +91,12 @@ cdef class Inbox:
             self.capacity = BLOCK_SIZE - HEAD_SIZE
             h1_head_init(self.head)
             return 0
-        if self.in_body and self.capacity < BODY_CAPACITY and max(self.awaited, self.body.size()) > self.capacity:
+        if (
+            self.in_body
+            and self.capacity < BODY_CAPACITY
+            and max(self.awaited, self.body.size()) > self.capacity
+            and not self.context.is_full()
+        ):
             capacity = BODY_CAPACITY
         elif self.end < self.capacity:
             return 0
@@ -111,7 +119,18 @@ cdef class Inbox:
             raise MemoryError
         self.data = grown
         self.capacity = capacity
+        self.count_held()
         return 0
+
+    cdef void count_held(self) noexcept:
+        """What this request holds in memory beyond its block."""
+        cdef uint64_t size = 0
+        if self.data != <char *>self.head + HEAD_SIZE:
+            size = self.capacity
+        if self.in_body:
+            size += self.body.held()
+        if size != self.held:
+            self.context.hold(&self.held, size)
 
     cdef bint has_line(self) noexcept:
         """Is the request line understood, if not the whole head?"""
@@ -130,6 +149,8 @@ cdef class Inbox:
         if size < 0:
             return self.fault(h1_status(size), h1_reason(size).decode())
         if size == H1_MORE:
+            if self.end == self.capacity and self.start == 0 and self.context.is_full():
+                return self.fault(503, "there is no memory for so long a head")
             return IN_MORE
         self.body_start = self.place = self.start + size
         return self.begin_body()
@@ -176,7 +197,12 @@ cdef class Inbox:
             self.awaited -= size
             done = self.awaited == 0
         try:
-            self.body.feed(self.data + self.place, produced, context.body_buffer, context.spool_dir)
+            self.body.feed(
+                self.data + self.place,
+                produced,
+                min(<uint64_t>LEAST_BODY, context.body_buffer) if context.is_full() else context.body_buffer,
+                context.spool_dir,
+            )
             if done:
                 self.body.finish()
         except OSError as error:
@@ -188,7 +214,9 @@ cdef class Inbox:
         self.place += size
         if done:
             self.in_body = False
+            self.count_held()
             return IN_COMPLETE
+        self.count_held()
         self.end = self.place = self.body_start   # only the head is kept
         return IN_MORE
 

@@ -29,6 +29,7 @@ cdef class Outbox:
     cdef size_t untried            # bytes that came since then
     cdef bint waiting              # a writer waits for the client
     cdef uint64_t waited           # ns that writers have waited for it during this request
+    cdef uint64_t held             # what the context has been told of
 
     # in the order in which they are sent:
     cdef char *data                # 1. memory: data[start:end]
@@ -62,4 +63,6 @@ cdef class Outbox:
     cdef int flush_memory(self) noexcept
     cdef int flush_spool(self) noexcept
     cdef int send_file(self, int source, uint64_t offset, uint64_t *size) noexcept
+    cdef void count_held(self) noexcept
+    cdef int relieve(self) except -1
     cdef int lost(self, int failure) noexcept

@@ -8,6 +8,7 @@ client went away: that is OUT_GONE, and `failure` says why.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, ENODATA, ENOMEM, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
@@ -40,6 +41,9 @@ cdef extern from *:
     int MSG_MORE
     int MSG_NOSIGNAL
 
+cdef extern from "Python.h":
+    Py_ssize_t refcount "Py_REFCNT"(PyObject *value)
+
 cdef extern from "spool.h" nogil:
     int spool_open(const char *directory)
     int spool_write(int fd, const char *data, size_t size, uint64_t offset)
@@ -70,6 +74,8 @@ cdef class Outbox:
                 free(self.data)
             self.data = NULL
         self.start = self.end = self.capacity = 0
+        if self.held:
+            self.context.hold(&self.held, 0)
         self.pinned = None
         self.pinned_left = 0
         if self.spool_fd >= 0:
@@ -126,6 +132,7 @@ cdef class Outbox:
                 raise MemoryError
             self.data = grown
             self.capacity = capacity
+            self.count_held()
         return self.data + self.end
 
     cdef int add(self, const char *data, size_t size) except -1:
@@ -227,10 +234,13 @@ cdef class Outbox:
     cdef int keep(self, const char *data, size_t size) except -2:
         """Keeps bytes: in memory, then in the spool file, then waits for the client until there is room."""
         cdef size_t room
+        cdef uint64_t most = self.context.response_buffer
+        if self.context.is_full():
+            most = BLOCK_SIZE   # the buffer that it has, or one of the pool
         while size:
             room = 0
-            if self.holds_only_memory() and self.end - self.start < self.context.response_buffer:
-                room = min(<uint64_t>size, self.context.response_buffer - (self.end - self.start))
+            if self.holds_only_memory() and self.end - self.start < most:
+                room = min(<uint64_t>size, most - (self.end - self.start))
                 self.add(data, room)
             if room == 0:
                 room = self.spool(data, size)
@@ -373,6 +383,36 @@ cdef class Outbox:
             return self.lost(ENODATA)   # the file has become shorter than was promised
         self.blocked = errno == EAGAIN
         return OUT_BLOCKED if errno == EAGAIN or errno == EINTR else self.lost(errno)
+
+    # What a client leaves in memory
+
+    cdef void count_held(self) noexcept:
+        """Beyond its block. An object that the app keeps too costs nothing."""
+        cdef uint64_t size = 0 if self.capacity == BLOCK_SIZE else self.capacity
+        if self.pinned_left and refcount(<PyObject *>self.pinned) == 1:
+            size += PyBytes_GET_SIZE(self.pinned)
+        if size != self.held:
+            self.context.hold(&self.held, size)
+
+    cdef int relieve(self) except -1:
+        """The client reads slowly: a large item of a list stays in memory for it, or goes to the spool file if others
+        have taken the memory and the file has room for all of it."""
+        cdef size_t done = 0, room
+        self.count_held()
+        if not self.pinned_left or not self.context.is_full() or self.pinned_left > self.context.response_spool:
+            return 0
+        if self.spool_start != self.spool_end or refcount(<PyObject *>self.pinned) > 1:
+            return 0
+        while done < self.pinned_left:
+            room = self.spool(self.pinned_data + done, self.pinned_left - done)
+            if room == 0:   # then all of it stays where it is
+                self.spool_end = self.spool_start
+                return 0
+            done += room
+        self.pinned = None
+        self.pinned_left = 0
+        self.count_held()
+        return 0
 
     cdef int lost(self, int failure) noexcept:
         self.close()
