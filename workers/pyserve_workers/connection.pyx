@@ -396,11 +396,16 @@ cdef class Connection:
             if self.state != S_FLUSH:
                 self.resume = self.state
                 self.state = S_FLUSH
+                if self.resume == S_IDLE:
+                    self.inbox.close()
             return N_WRITE
         if self.state == S_FLUSH:
             self.state = self.resume
             if self.state == S_HEAD:   # until now the client could not be heard
                 self.wait_until(self.context.header_timeout)
+            elif self.state == S_IDLE:
+                self.outbox.rest()
+                self.wait_until(self.context.keep_alive)
         if self.closing:
             return self.half_close()
         return self.settle()

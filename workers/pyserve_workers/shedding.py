@@ -29,7 +29,7 @@ ANSWER = (
     b"Too many connections; try again later\n"
 )
 IDLE_LONG = 1.0  # seconds: whoever has been silent for less is probably about to send its next request
-AT_ONCE = TURNED_AWAY // 4  # idle connections given up together, since finding them means looking at all
+AT_ONCE = TURNED_AWAY // 4  # at most so many idle ones are closed together, since finding them means looking at all
 QUIET = 5.0  # seconds without a refusal after which a shortage is over
 
 
@@ -66,6 +66,7 @@ class Shedding:
         self.worker = worker
         self.given_up: list[Connection] = []  # oldest first; those that have closed are forgotten at the next need
         self.reserve: list[int] = []
+        self.at_once = max(1, min(AT_ONCE, worker.limit // 16))
         self.look_again = 0.0  # until then no connection will have idled for long
         self.connections = Shortage(worker.log)
         self.descriptors = Shortage(worker.log)
@@ -119,7 +120,7 @@ class Shedding:
         now = time.monotonic()
         if now < self.look_again:
             return
-        idle = idle_longest(self.worker.connections, now, IDLE_LONG, AT_ONCE)
+        idle = idle_longest(self.worker.connections, now, IDLE_LONG, self.at_once)
         if not idle:
             self.look_again = now + IDLE_LONG / 4
         for connection in idle:
