@@ -48,6 +48,7 @@ need_test_tools() {
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
     command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
     [ -x /lib/systemd/systemd ] || missing+=(systemd)
+    command -v slowhttptest >/dev/null || missing+=(slowhttptest)
     [ ${#missing[@]} -eq 0 ] || install "${missing[@]}" ||
         say "some tests will be skipped, for they need: ${missing[*]} (Debian packages)"
 }

@@ -47,8 +47,8 @@ def test_ten_thousand_half_sent_heads(folder: Path) -> None:
     need_descriptors(MANY + 1000)
     limits = ("--limit-connections", f"{MANY + 100}", "--header-timeout", "300")
     with serve("app:wsgi", "--workers", "1", *limits, cwd=folder) as server:
-        others_are_served(server)
         costs = Costs(server)
+        costs.warm_up()
         with Crowd(server, MANY, HALF_A_HEAD) as crowd:
             costs.wait_for_descriptors(MANY)
             others_are_served(server)
@@ -63,8 +63,8 @@ def test_ten_thousand_slow_bodies(folder: Path) -> None:
     need_descriptors(MANY + 1000)
     limits = ("--limit-connections", f"{MANY + 100}", "--body-timeout", "300")
     with serve("app:wsgi", "--workers", "1", *limits, cwd=folder) as server:
-        others_are_served(server)
         costs = Costs(server)
+        costs.warm_up()
         with Crowd(server, MANY, HALF_A_BODY) as crowd:
             costs.wait_for_descriptors(MANY)
             for _ in range(2):
@@ -86,8 +86,8 @@ def test_two_thousand_readers_that_do_not_read(folder: Path, path: str) -> None:
     addresses = ("--bind", "127.0.0.1:0", "--bind", f"unix:{socket_path}")
     limits = ("--write-timeout", "300", "--buffer-memory", str(mine))
     with serve("app:wsgi", "--workers", "1", *addresses, *limits, cwd=folder) as server:
-        others_are_served(server)
         costs = Costs(server)
+        costs.warm_up()
         request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
         with Crowd(server, count, request, unix=socket_path) as crowd:
             costs.wait_for_descriptors(count + 1)
@@ -106,8 +106,8 @@ def test_large_bodies_that_stand_still(folder: Path) -> None:
     limits = ("--body-timeout", "300", "--buffer-memory", str(mine))
     data = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 900001\r\n\r\n" + b"x" * 900_000
     with serve("app:wsgi", "--workers", "1", *limits, cwd=folder) as server:
-        others_are_served(server)
         costs = Costs(server)
+        costs.warm_up()
         with Crowd(server, count, data) as crowd:
             others_are_served(server)
             assert costs.memory() < mine + count * 2 * BLOCK
@@ -123,8 +123,8 @@ def test_large_bodies_that_stand_still(folder: Path) -> None:
 )
 def test_the_timeouts_answer_with_408(folder: Path, timeout: str, data: bytes) -> None:
     with serve("app:wsgi", "--workers", "1", timeout, "1", cwd=folder) as server:
-        others_are_served(server)
         costs = Costs(server)
+        costs.warm_up()
         with Crowd(server, 300, data) as crowd:
             others_are_served(server)
             for end in crowd.ends():
@@ -137,8 +137,8 @@ def test_the_write_timeout_closes(folder: Path) -> None:
     socket_path = folder / "sock"
     addresses = ("--bind", "127.0.0.1:0", "--bind", f"unix:{socket_path}")
     with serve("app:wsgi", "--workers", "1", *addresses, "--write-timeout", "1", cwd=folder) as server:
-        others_are_served(server)
         costs = Costs(server)
+        costs.warm_up()
         with Crowd(server, 300, b"GET /stream HTTP/1.0\r\n\r\n", unix=socket_path) as crowd:
             others_are_served(server)
             costs.check_nothing_is_left()

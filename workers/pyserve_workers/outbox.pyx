@@ -105,7 +105,7 @@ cdef class Outbox:
 
     cdef char *reserve(self, size_t size) except NULL:
         """Room for so many bytes after the memory part's end. The caller writes there and moves `end`."""
-        cdef size_t capacity
+        cdef size_t capacity, slack
         cdef char *grown
         if self.data is NULL:
             if size <= BLOCK_SIZE:
@@ -114,13 +114,15 @@ cdef class Outbox:
                 return self.data
         elif self.start == self.end and self.start:
             self.start = self.end = 0
-        if self.end + size > self.capacity and self.start > self.capacity // 2:
+        slack = self.capacity // 2 if self.capacity < self.context.response_buffer else 0   # full-grown: never larger
+        if self.end + size > self.capacity and self.start > slack:
             # to its very end: what was reserved before, and is not added yet, stays behind the rest
             memmove(self.data, self.data + self.start, self.capacity - self.start)
             self.end -= self.start
             self.start = 0
         if self.end + size > self.capacity:
-            capacity = max(self.end + size, min(2 * self.capacity, self.context.response_buffer))
+            # In few steps, for each leaves a hole in the heap; what is not used of the last one takes no memory.
+            capacity = max(self.end + size, min(8 * self.capacity, self.context.response_buffer))
             if self.capacity == BLOCK_SIZE:   # never realloc a block of the pool: it keeps its size
                 grown = <char *>malloc(capacity)
                 if grown is not NULL:
@@ -132,7 +134,7 @@ cdef class Outbox:
                 raise MemoryError
             self.data = grown
             self.capacity = capacity
-            self.count_held()
+            self.context.hold(&self.held, capacity)
         return self.data + self.end
 
     cdef int add(self, const char *data, size_t size) except -1:
@@ -388,7 +390,7 @@ cdef class Outbox:
 
     cdef void count_held(self) noexcept:
         """Beyond its block. An object that the app keeps too costs nothing."""
-        cdef uint64_t size = 0 if self.capacity == BLOCK_SIZE else self.capacity
+        cdef uint64_t size = 0 if self.capacity == BLOCK_SIZE else self.end
         if self.pinned_left and refcount(<PyObject *>self.pinned) == 1:
             size += PyBytes_GET_SIZE(self.pinned)
         if size != self.held:
