@@ -211,8 +211,8 @@ SETTINGS = (
     # ------------------------------------------------------------------------------------------------------------
     Setting(
         "limit_connections", "Limits", ("--limit-connections",), Whole(1, 1_000_000), None,
-        "Client connections that one worker holds at a time, idle and slow ones included. At the limit the worker gives "
-        "up connections that have idled longest, and if there are none, answers new ones with 503 and Retry-After. "
+        "Client connections that one worker holds at a time, idle and slow ones included. At the limit the worker "
+        "closes those that have idled longest, and if none has, answers new ones with 503 and Retry-After. "
         "Lower it where memory is scarce; to raise it, raise the limit of open files (LimitNOFILE, ulimit -n) too. "
         "It has nothing to do with how many requests run at once.",
         default_text="half the descriptors that a worker may open (at most 65536), less 96",

@@ -115,7 +115,10 @@ def test_the_turned_away_have_a_bound_too(folder: Path) -> None:
 
 def test_whoever_has_idled_longest_makes_room(folder: Path) -> None:
     """The connection is half-closed: a client that has just sent a request sees that it was not answered."""
-    with serve("app:wsgi", "--workers", "1", "--limit-connections", str(LIMIT), cwd=folder) as server, ExitStack() as stack:
+    with (
+        serve("app:wsgi", "--workers", "1", "--limit-connections", str(LIMIT), cwd=folder) as server,
+        ExitStack() as stack,
+    ):
         costs = Costs(server)
         clients = [stack.enter_context(connect(server)) for _ in range(LIMIT)]
         for client in clients:
@@ -159,7 +162,9 @@ def test_without_descriptors_clients_are_told_so(folder: Path) -> None:
         server, costs, client = shortage(folder, stack)
         for _ in range(20):
             answer = once(server)
-            assert answer.startswith(b"HTTP/1.1 503 ") or answer.endswith(OK)  # one that has closed lends its descriptor
+            assert answer.startswith(b"HTTP/1.1 503 ") or answer.endswith(
+                OK
+            )  # one that has closed lends its descriptor
         assert server.log.count("cannot accept: Too many open files") == 1
         assert ask(client, REST).endswith(OK)
         allow(costs.pid, 2 * DESCRIPTORS)

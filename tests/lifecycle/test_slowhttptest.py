@@ -40,7 +40,10 @@ def test_one_worker_serves_others_meanwhile(way: str, tmp_path: Path) -> None:
     with serve("app:wsgi", "--workers", "1", *timeouts, cwd=tmp_path) as server:
         costs = Costs(server)
         command = [str(TOOL), mode, "-u", server.url + path, *options, "-c", str(CONNECTIONS), "-r", "1000"]
-        with Load(server.url, threads=1, pause=0.005) as fresh, Load(server.url, threads=1, reuse=True, pause=0.005) as kept:
+        with (
+            Load(server.url, threads=1, pause=0.005) as fresh,
+            Load(server.url, threads=1, reuse=True, pause=0.005) as kept,
+        ):
             attack = subprocess.run(
                 [*command, "-i", "1", "-l", "6", "-p", "30"], capture_output=True, text=True, timeout=100, check=True
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,9 +27,18 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
     start_response("200 OK", [("X-Out", "v\xe9\t"), ("Content-Type", "text/plain")])
     if environ["PATH_INFO"] == "/empty":
         return []
+    if environ["PATH_INFO"] == "/cut":
+        return half_a_page()
+    if environ["PATH_INFO"] == "/short":
+        start_response("200 OK", [("Content-Length", "9")], sys.exc_info())
     if environ["PATH_INFO"] == "/raise":
         raise ValueError
     return [b"hello"]
+
+
+def half_a_page() -> Iterator[bytes]:
+    yield b"half"
+    raise ValueError
 
 
 REQUEST = (
@@ -64,6 +74,7 @@ def test_combined() -> None:
         ("%(m)s", "GET"),
         ("%(U)s", "/p%20q"),
         ("%(q)s", "a=b"),
+        ("%(X)s", r"\+"),
         ("%(H)s", "HTTP/1.1"),
         ("%(s)s", "200"),
         ("%(B)s", "5"),
@@ -193,3 +204,24 @@ def test_a_log_that_cannot_be_written_harms_no_request(full_pipe: tuple[int, int
         assert server.access_log is not None
         assert server.get().status == 200
     assert server.access_log.dropped >= 1
+
+
+@pytest.mark.parametrize(("path", "sent"), [("/cut", 4), ("/short", 5)])
+def test_a_response_that_was_cut_says_so(path: str, sent: int) -> None:
+    """Its status is that of a head that went out when all was well."""
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    for format_, expected in (("%(s)s %(B)s %(X)s", f"200 {sent} X"), ("json", None)):
+        with Server(app, access_format=format_) as server, server.connect() as client:
+            client.send(request)
+            client.rest()
+            line = server.access_line().rstrip()
+            if expected:
+                assert line == expected
+            else:
+                entry = json.loads(line)
+                assert (entry["status"], entry["bytes"], entry["cut"]) == (200, sent, True)
+
+
+def test_a_whole_response_is_not_called_cut() -> None:
+    assert "cut" not in json.loads(line_of("json"))
+    assert line_of("%(X)s", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") == "-"

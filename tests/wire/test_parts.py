@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pyserve_workers.response import PHRASES  # type: ignore[import-not-found]
 
 import pyserve_workers
+from pyserve.scoreboard import Slot
 from pyserve_workers.connection import (
     CLOSED,
     FLUSH,
@@ -25,6 +27,7 @@ from pyserve_workers.connection import (
     Connection,
     accept,
     expired,
+    idle_longest,
 )
 from wire.loop import Server
 
@@ -208,3 +211,86 @@ def test_every_refusal_has_a_phrase() -> None:
     header = (Path(pyserve_workers.__file__).parent / "http1.h").read_text()
     statuses = {int(status) for status in re.findall(r"X\(\d+, \w+, (\d+),", header)}
     assert statuses <= set(PHRASES)
+
+
+def failing(text: str) -> None:
+    raise ValueError("no log today")
+
+
+def test_a_fault_of_ours_in_any_part(pair: Pair) -> None:
+    """Workers that call the parts themselves are as safe as those that call serve()."""
+    server, _, _ = pair
+    for level in ("info", "debug"):
+        setattr(server.log, level, failing)
+
+    def connection_after(request: bytes) -> tuple[Connection, socket.socket]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.sendall(request)
+        return Connection(server.context, ours.detach(), server.about, ("10.0.0.1", 5)), theirs
+
+    def check(connection: Connection, theirs: socket.socket, wanted: int) -> None:
+        assert wanted == GONE
+        assert connection.state == CLOSED
+        assert server.log.texts("error").count("BUG: 10.0.0.1:5: closed in state") == 1
+        server.log.records.clear()
+        theirs.close()
+
+    connection, theirs = connection_after(b"BAD\r\n\r\n")
+    check(connection, theirs, connection.receive())
+
+    connection, theirs = connection_after(GET + b"BAD\r\n\r\n")
+    assert connection.receive() == REQUEST
+    check(connection, theirs, connection.run())
+
+    connection, theirs = connection_after(GET.replace(b"/", b"/?9000000", 1))
+    assert connection.receive() == REQUEST
+    assert connection.run() == WANT_WRITE
+    theirs.close()
+    check(connection, theirs, connection.flush())
+
+    connection, theirs = connection_after(GET[:9])
+    assert connection.receive() == WANT_READ
+    check(connection, theirs, connection.expire())
+
+
+def test_turning_a_client_away(pair: Pair) -> None:
+    """Its request is not read; it reads a whole answer, then the end, and may still be sending."""
+    server, connection, client = pair
+    client.send(GET)
+    assert connection.turn_away(b"HTTP/1.1 503 x\r\n\r\n") == WANT_READ
+    assert connection.state == LINGER
+    assert not connection.idle
+    assert not connection.unfinished
+    assert client.recv(1000) == b"HTTP/1.1 503 x\r\n\r\n"
+    assert client.recv(1000) == b""
+    client.send(b"more")
+    assert connection.serve() == WANT_READ
+    client.close()
+    assert connection.serve() == GONE
+    assert Slot(memoryview(server.slot)).get("status", 4) == 1
+
+
+def test_who_has_idled_longest(pair: Pair) -> None:
+    server, _, _ = pair
+    connections: dict[int, Connection] = {}
+    clients = []
+    for _ in range(5):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        connection = Connection(server.context, ours.detach(), server.about, ("10.0.0.1", 5))
+        connections[connection.fd] = connection
+        clients.append(theirs)
+    silent, busy, third, second, first = connections.values()
+    for connection, theirs in zip((first, second, third), reversed(clients), strict=False):
+        theirs.send(GET)
+        assert connection.serve() == WANT_READ
+    clients[1].send(GET[:9])
+    assert busy.serve() == WANT_READ
+    now = time.monotonic()
+    assert idle_longest(connections, now, 60.0, 9) == []
+    assert idle_longest(connections, now + 61, 60.0, 9) == [silent, first, second, third]
+    assert idle_longest(connections, now + 61, 60.0, 2) == [silent, first]
+    for connection, theirs in zip(connections.values(), clients, strict=True):
+        connection.close()
+        theirs.close()

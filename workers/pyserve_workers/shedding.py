@@ -3,8 +3,9 @@
 Two things run short. At ``limit_connections``, connections that have idled longest are given up first, since they are
 the cheapest to lose; when there are none, a new one is answered with 503 without a look at its request. And when the
 system has no descriptor left (the app may leak them), some that were kept in reserve serve to accept and to answer the
-same. Either way a client that is given up sees an end, never a reset: its connection is half-closed and read to its end,
-for a bounded time. The log has a line when a shortage begins and one when it is over, however many clients met it.
+same. A connection that is given up is half-closed and read to its end, so that the client can read its answer, or see
+that its next request was not taken. Of these too only so many can be held; then the first of them must go at once. The
+log has a line when a shortage begins and one when it is over, however many clients met it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from errno import EMFILE, ENFILE
 
 from pyserve.descriptors import RESERVE, TURNED_AWAY
-
 from pyserve_workers.connection import CLOSED, accept, idle_longest
 
 TYPE_CHECKING = False
