@@ -32,7 +32,7 @@ WAYS = {
 @pytest.mark.skipif(TOOL is None, reason="needs slowhttptest")
 @pytest.mark.parametrize("way", WAYS)
 def test_one_worker_serves_others_meanwhile(way: str, tmp_path: Path) -> None:
-    """The tool reports after its connections have ended, or after 6 s."""
+    """The tool reports after its connections have ended, or after 5 s."""
     (tmp_path / "app.py").write_text(APP)
     need_descriptors(2 * CONNECTIONS)
     mode, path, *options = WAYS[way]
@@ -45,7 +45,7 @@ def test_one_worker_serves_others_meanwhile(way: str, tmp_path: Path) -> None:
             Load(server.url, threads=1, reuse=True, pause=0.005) as kept,
         ):
             attack = subprocess.run(
-                [*command, "-i", "1", "-l", "6", "-p", "30"], capture_output=True, text=True, timeout=100, check=True
+                [*command, "-i", "1", "-l", "5", "-p", "30"], capture_output=True, text=True, timeout=100, check=True
             )
         for load in (fresh, kept):
             assert load.failures == []

@@ -492,3 +492,16 @@ def test_the_shells_name_of_the_directory_is_kept(tmp_path: Path, monkeypatch: p
     assert config.working_directory({"PWD": str(tmp_path / "gone")}) == str(release)
     assert config.working_directory({"PWD": "."}) == str(release)
     assert config.working_directory({}) == str(release)
+
+
+def test_more_connections_than_descriptors_is_worth_a_warning(cwd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyserve.linux.descriptor_limits", lambda: (1024, 4096))
+    assert load(CLI, {}, cwd).limit_connections == 1952
+    assert load({**CLI, "limit_connections": "1952"}, {}, cwd).warnings == []
+    (warning,) = load({**CLI, "limit_connections": "5000"}, {}, cwd).warnings
+    assert warning.startswith(
+        "limit_connections = 5000 (--limit-connections) may need 10192 descriptors, and a worker may open 4096: "
+    )
+    monkeypatch.setattr("pyserve.linux.descriptor_limits", lambda: (1024, 1 << 30))
+    assert load(CLI, {}, cwd).limit_connections == 32672
+    assert load({**CLI, "limit_connections": "500000"}, {}, cwd).warnings == []
