@@ -115,7 +115,7 @@ def is_not_a_target(v: View) -> bool:
     if target == b"*":
         return v.part(0) != b"OPTIONS"
     without_escapes = re.sub(rb"%.{0,2}", b"%20", target, flags=re.DOTALL)  # these are PERCENT's
-    return not re.fullmatch(rb"(?:/|(?i:https?)://[^/?#]*(?=[/?]|$))" + TAIL, without_escapes)
+    return not re.fullmatch(rb"(?:/|(?i:https?)://[-\w.~!$&'()*+,;=%:@\[\]]*(?=[/?]|$))" + TAIL, without_escapes)
 
 
 def is_not_an_authority(text: bytes) -> bool:
