@@ -25,6 +25,9 @@ cdef class Connection:
     cdef object start_response
 
     cdef int step_expire(self) except -1
+    cdef int step_serve(self) except -1
+    cdef bint is_flushing(self) noexcept
+    cdef bint is_pending(self) noexcept
     cdef int step_receive(self) except -1
     cdef int advance(self) except -1
     cdef int ended(self) except -1

@@ -161,6 +161,9 @@ cdef class Connection:
 
     def serve(self, int events=0):
         """All that can be done now; returns EPOLLIN, EPOLLOUT or 0 (closed)."""
+        return self.step_serve()
+
+    cdef int step_serve(self) except -1:
         cdef int step, turns = REQUESTS_A_TURN
         try:
             step = self.step_receive()
@@ -173,6 +176,12 @@ cdef class Connection:
             return step
         except BaseException as error:
             return self.broken(error)
+
+    cdef bint is_flushing(self) noexcept:
+        return self.state == S_FLUSH
+
+    cdef bint is_pending(self) noexcept:
+        return self.state == S_READY
 
     def receive(self):
         try:

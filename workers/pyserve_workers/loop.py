@@ -18,6 +18,10 @@ from pyserve_workers.context import Context
 from pyserve_workers.shedding import Shedding
 from pyserve_workers.worker import Worker
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 # What the environ says of the side that was connected to.
 Listener = namedtuple("Listener", "scheme server_name server_port")
 
@@ -71,7 +75,7 @@ class LoopWorker(Worker):
             for connection in pending:
                 self.answer(connection, 0)
         waiting: list[int] = []
-        for fd, events in self.epoll.poll(patience):
+        for fd, events in self.poll(patience):
             if (ready := connections.get(fd)) is not None:
                 self.answer(ready, events)
             elif fd in self.listeners:
@@ -85,6 +89,10 @@ class LoopWorker(Worker):
         now = time.monotonic()
         if now >= self.next_sweep:
             self.sweep(now)
+
+    def poll(self, patience: float) -> Iterable[tuple[int, int]]:
+        """The descriptors that are ready, and their events."""
+        return self.epoll.poll(patience)
 
     @abstractmethod
     def answer(self, connection: Connection, events: int) -> None:

@@ -7,6 +7,7 @@ loop later. Policy is in Python (loop.py); the work of a request is in ``connect
 from __future__ import annotations
 
 from pyserve_workers.loop import LoopWorker
+from pyserve_workers.ready import serve_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ class SyncWorker(LoopWorker):
     def serve(self) -> None:
         while not self.drained():
             self.turn(0.0 if self.pending else self.sweep_every)
+
+    def poll(self, patience: float) -> list[tuple[int, int]]:
+        """Serves the connections that are ready, natively; the rest is for the loop."""
+        others, changed = serve_ready(self.epoll.fileno(), self.connections, patience)
+        for connection, wanted in changed:
+            self.after(connection, wanted)
+        return others
 
     def answer(self, connection: Connection, events: int) -> None:
         self.after(connection, connection.serve(events))
