@@ -37,6 +37,9 @@ class Listener:
             host, port = sock.getsockname()[:2]
             self.server_name, self.server_port = host, str(port)
 
+            # Connections inherit it: what is sent in several pieces does not wait for the client's acknowledgements.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def fileno(self) -> int:
         return self.socket.fileno()
 

@@ -143,9 +143,15 @@ class Population:
             time.monotonic(), timeout, f"it was not ready within boot_timeout ({timeout:g} s)"
         )
         self.workers[worker.id] = process
+        self.tell_siblings()
         self.watch_channel(process)
         zygote.channel.send("SPAWN", fds=[theirs.fileno()], id=worker.id, number=worker.number, slot=index)
         theirs.close()
+
+    def tell_siblings(self) -> None:
+        """Let each worker know how many others there are, which it must take turns with."""
+        for process in self.workers.values():
+            process.slot.set("siblings", len(self.workers) - 1)
 
     # Asking.
 
@@ -341,6 +347,7 @@ class Population:
         if self.stopping:
             self.cut += process.cut
         process.slot.clear()
+        self.tell_siblings()
         if clean:
             self.log.info(f"{process.name} has left ({process.leaving})")
         elif process.killed_because != "fast shutdown":

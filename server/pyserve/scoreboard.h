@@ -27,6 +27,7 @@ typedef struct {
     uint64_t bytes_out;
     uint64_t status[5];      /* responses of class 1xx, 2xx, 3xx, 4xx, 5xx */
     uint64_t cut;            /* requests that got no complete response: the worker ended or the app failed in the middle */
+    uint64_t siblings;       /* other workers that there are; written by the master */
     uint64_t rss;            /* bytes; written by the master */
     uint64_t latency_sum;    /* ns, over all requests that reached the app */
     uint64_t latency[PYSERVE_LATENCY_BUCKETS]; /* bucket i: requests that took < 2^i * 64 us; the last one takes the rest */

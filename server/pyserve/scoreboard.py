@@ -34,6 +34,7 @@ FIELDS = (
     ("bytes_out", 1),
     ("status", 5),
     ("cut", 1),
+    ("siblings", 1),
     ("rss", 1),
     ("latency_sum", 1),
     ("latency", LATENCY_BUCKETS),

@@ -76,6 +76,7 @@ class Server:
             self.access_log = AccessLog(self.access_write, access_format)
         if unix is None:
             self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+            self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the master does
         else:
             self.listener = socket.socket(socket.AF_UNIX)
             self.listener.bind(unix)
@@ -144,12 +145,11 @@ class Server:
         return True
 
     def accept(self, listener: int) -> None:
-        accepted = accept(listener)
-        if accepted is not None:
-            fd, peer = accepted
-            self.connections[fd] = Connection(self.context, fd, self.about, peer)
-            self.interest[fd] = select.EPOLLIN
-            self.epoll.register(fd, select.EPOLLIN)
+        connection = accept(self.context, listener, self.about)
+        if connection is not None:
+            self.connections[connection.fd] = connection
+            self.interest[connection.fd] = select.EPOLLIN
+            self.epoll.register(connection.fd, select.EPOLLIN)
 
     def after(self, connection: Connection, wanted: int) -> None:
         fd = connection.fd

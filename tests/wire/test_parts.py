@@ -29,6 +29,7 @@ from pyserve_workers.connection import (
     expired,
     idle_longest,
 )
+from wire.apps import simple
 from wire.loop import Server
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -178,33 +179,30 @@ def test_accept(family: socket.AddressFamily, tmp_path: Path) -> None:
         listener.bind(address)
         listener.listen()
         listener.setblocking(False)
-        assert accept(listener.fileno()) is None
-        client.connect(listener.getsockname())
-        accepted = accept(listener.fileno())
-        assert accepted is not None
-        fd, peer = accepted
-        with socket.socket(fileno=fd) as ours:
-            assert not os.get_inheritable(fd)
-            assert not os.get_blocking(fd)
-            if family == socket.AF_UNIX:
-                assert peer is None
-            else:
-                assert peer == client.getsockname()[:2]
-                assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        with Server(simple()) as server:
+            assert accept(server.context, listener.fileno(), server.about) is None
+            client.connect(listener.getsockname())
+            accepted = accept(server.context, listener.fileno(), server.about)
+            assert accepted is not None
+            assert not os.get_inheritable(accepted.fd)
+            assert not os.get_blocking(accepted.fd)
+            assert accepted.peer == (None if family == socket.AF_UNIX else client.getsockname()[:2])
+            accepted.close()
 
 
 def test_an_ipv4_peer_of_an_ipv6_listener_has_its_ipv4_address() -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         with socket.create_connection(("127.0.0.1", listener.getsockname()[1])) as client:
-            accepted = accept(listener.fileno())
-            assert accepted is not None
-            os.close(accepted[0])
-            assert accepted[1] == client.getsockname()
+            with Server(simple()) as server:
+                accepted = accept(server.context, listener.fileno(), server.about)
+                assert accepted is not None
+                assert accepted.peer == client.getsockname()
+                accepted.close()
 
 
 def test_accept_says_what_the_system_refuses() -> None:
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        accept(1 << 20)
+    with Server(simple()) as server, pytest.raises(OSError, match="Bad file descriptor"):
+        accept(server.context, 1 << 20, server.about)
 
 
 def test_every_refusal_has_a_phrase() -> None:

@@ -21,7 +21,7 @@ class Log:
 
 
 def make(limit: int = 10) -> tuple[Shedding, Any]:
-    worker = SimpleNamespace(log=Log(), limit=limit, connections={}, paused=[])
+    worker = SimpleNamespace(log=Log(), limit=limit, connections={}, paused=[], listeners={7: None}, context=None)
     worker.pause_accepting = worker.paused.append
     return Shedding(worker), worker  # type: ignore[arg-type]
 
@@ -65,7 +65,7 @@ def test_without_memory_the_reserve_does_not_help(code: int) -> None:
 def test_somebody_else_may_take_what_the_reserve_gives(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     shed, worker = make()
 
-    def refuse(listener: int) -> None:
+    def refuse(context: object, listener: int, about: object) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(shedding, "accept", refuse)

@@ -5,7 +5,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 /* A new connection's descriptor, non-blocking and close-on-exec, or -1 with errno. `host` has room for INET6_ADDRSTRLEN
@@ -14,7 +13,7 @@ static inline int accept_peer(int listener, char *host, int *port)
 {
     struct sockaddr_storage address;
     socklen_t size = sizeof address;
-    int fd, one = 1;
+    int fd;
     do
         fd = accept4(listener, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     while (fd < 0 && errno == EINTR);
@@ -33,8 +32,6 @@ static inline int accept_peer(int listener, char *host, int *port)
             inet_ntop(AF_INET6, &in6->sin6_addr, host, INET6_ADDRSTRLEN);
         *port = ntohs(in6->sin6_port);
     }
-    if (*port >= 0)
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return fd;
 }
 

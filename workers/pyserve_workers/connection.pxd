@@ -25,6 +25,7 @@ cdef class Connection:
     cdef object start_response
 
     cdef int step_expire(self) except -1
+    cdef int begin(self, Context context, int fd, object listener) except -1
     cdef int step_serve(self) except -1
     cdef bint is_flushing(self) noexcept
     cdef bint is_pending(self) noexcept

@@ -43,7 +43,12 @@ cdef extern from "accept.h" nogil:
     int shutdown(int fd, int how)
     ssize_t recv(int fd, void *data, size_t size, int flags)
 
+cdef extern from "octets.h" nogil:
+    size_t octets_decimal(char *out, uint64_t value)
+
 cdef extern from "Python.h":
+    str PyUnicode_FromString(const char *text)
+    str PyUnicode_FromStringAndSize(const char *text, Py_ssize_t size)
     Py_ssize_t refcount "Py_REFCNT"(PyObject *value)
     const char *utf8 "PyUnicode_AsUTF8AndSize"(object text, Py_ssize_t *size) except NULL
 
@@ -93,14 +98,17 @@ cdef class Connection:
     """
 
     def __init__(self, Context context not None, int fd, listener, peer=None):
-        self.context = context
-        self.fd = fd
-        self.template = context.template(listener)
+        self.begin(context, fd, listener)
         if peer is None:
             self.peer_name = "a unix socket"
         else:
             self.remote_addr = peer[0]
             self.remote_port = str(peer[1])
+
+    cdef int begin(self, Context context, int fd, object listener) except -1:
+        self.context = context
+        self.fd = fd
+        self.template = context.template(listener)
         self.inbox = Inbox.__new__(Inbox)
         self.inbox.context = context
         self.outbox = Outbox.__new__(Outbox)
@@ -108,6 +116,7 @@ cdef class Connection:
         self.outbox.fd = fd
         self.state = S_HEAD
         self.wait_until(context.header_timeout)
+        return 0
 
     def __cinit__(self):
         self.fd = -1
@@ -123,6 +132,11 @@ cdef class Connection:
     def deadline(self):
         """When expire() must be called, in seconds of CLOCK_MONOTONIC; inf if never."""
         return self.due / 1e9 if self.due else float("inf")
+
+    @property
+    def peer(self):
+        """(host, port) of the client, None for one of a unix socket."""
+        return None if self.remote_addr is None else (self.remote_addr, int(self.remote_port))
 
     @property
     def idle(self):
@@ -601,15 +615,24 @@ def idle_longest(dict connections, double now, double least, int most):
     return [connections[fd] for _, fd in found[:most]]
 
 
-def accept(int listener):
-    """(descriptor, peer) of a new connection, as Connection() takes them; None if there is none now. OSError if the
-    system refuses (EMFILE, ENFILE, ENOBUFS, ENOMEM): to try again at once would spin."""
+def accept(Context context not None, int listener, about):
+    """The next connection of a listening descriptor; None if there is none now. OSError if the system refuses (EMFILE,
+    ENFILE, ENOBUFS, ENOMEM): to try again at once would spin. ``about``: as Connection() takes it."""
     cdef char host[64]
+    cdef char digits[8]
     cdef int port = -1
     cdef int fd = accept_peer(listener, host, &port)
+    cdef Connection connection
     if fd < 0:
         # EPROTO, EPERM (a firewall rule) and the like concern one connection that is gone (accept(2)).
-        if errno in (EAGAIN, ECONNABORTED, EPROTO, EPERM):
+        if errno == EAGAIN or errno == ECONNABORTED or errno == EPROTO or errno == EPERM:
             return None
         PyErr_SetFromErrno(OSError)
-    return fd, None if port < 0 else (host.decode("ascii"), port)
+    connection = Connection.__new__(Connection)
+    connection.begin(context, fd, about)
+    if port < 0:
+        connection.peer_name = "a unix socket"
+    else:
+        connection.remote_addr = PyUnicode_FromString(host)
+        connection.remote_port = PyUnicode_FromStringAndSize(digits, octets_decimal(digits, port))
+    return connection

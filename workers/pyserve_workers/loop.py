@@ -56,6 +56,7 @@ class LoopWorker(Worker):
         self.paused: list[int] = []  # listeners that are out of epoll until the next sweep
         self.limit = config.limit_connections
         self.shedding = Shedding(self)
+        self.stale = False  # the app has run since epoll was asked: meanwhile the master may have said something
         self.pending: list[Connection] = []  # with complete requests in their buffers, for the next turn
         timeouts = (config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive)
         self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
@@ -92,7 +93,9 @@ class LoopWorker(Worker):
 
     def poll(self, patience: float) -> Iterable[tuple[int, int]]:
         """The descriptors that are ready, and their events."""
-        return self.epoll.poll(patience)
+        ready = self.epoll.poll(patience)
+        self.stale = len(ready) > 1
+        return ready
 
     @abstractmethod
     def answer(self, connection: Connection, events: int) -> None:
@@ -122,32 +125,46 @@ class LoopWorker(Worker):
         workers. What the master has said is obeyed first: who connects after a reload is done
         must not be answered by old code.
         """
-        self.control()
-        if listener_fd not in self.listeners:
+        if self.stale:
+            self.control()
+        self.stale = True
+        about = self.listeners.get(listener_fd)
+        if about is None:
             return
         try:
-            accepted = accept(listener_fd)
+            connection = accept(self.context, listener_fd, about)
         except OSError as error:
             self.shedding.refused(listener_fd, error)
             return
-        if accepted is not None:
+        if connection is not None:
             self.rotate(listener_fd)
-            connection = self.open(listener_fd, *accepted)
-            if len(self.connections) > self.limit and not self.shedding.finds_room():
-                self.shedding.turn_away(connection)
-            else:
+            if len(self.connections) < self.limit:
+                self.welcome(connection)
+                return
+            self.keep(connection)
+            if self.shedding.finds_room():
                 self.answer(connection, select.EPOLLIN)
+            else:
+                self.shedding.turn_away(connection)
 
     def rotate(self, listener_fd: int) -> None:
-        self.epoll.unregister(listener_fd)
-        self.epoll.register(listener_fd, LISTENER_EVENTS)
+        if self.slot.get("siblings"):
+            self.epoll.unregister(listener_fd)
+            self.epoll.register(listener_fd, LISTENER_EVENTS)
 
-    def open(self, listener_fd: int, fd: int, peer: tuple[str, int] | None) -> Connection:
-        connection = Connection(self.context, fd, self.listeners[listener_fd], peer)
+    def welcome(self, connection: Connection) -> None:
+        """Serve what a new connection has sent already."""
+        self.keep(connection)
+        self.answer(connection, select.EPOLLIN)
+
+    def keep(self, connection: Connection, wanted: int = select.EPOLLIN) -> None:
+        """Have epoll watch for what a new connection wants."""
+        fd = connection.fd
         self.connections[fd] = connection
         self.slot.set("connections", len(self.connections))
-        self.epoll.register(fd, select.EPOLLIN)
-        return connection
+        self.epoll.register(fd, wanted)
+        if wanted != select.EPOLLIN:
+            self.interest[fd] = wanted
 
     def pause_accepting(self, listener_fd: int) -> None:
         """The system has no descriptor or no memory for one more connection: let the queue wait, rather than spin."""
@@ -193,13 +210,13 @@ class LoopWorker(Worker):
     def accept_rest(self, listener_fd: int) -> None:
         while True:
             try:
-                accepted = accept(listener_fd)
+                connection = accept(self.context, listener_fd, self.listeners[listener_fd])
             except OSError as error:
                 self.log.error(f"cannot accept what is left in the queue: {error.strerror}")
                 return
-            if accepted is None:
+            if connection is None:
                 return
-            self.open(listener_fd, *accepted)
+            self.keep(connection)
 
     def drained(self) -> bool:
         if self.state != "draining":

@@ -63,8 +63,8 @@ cdef int wait(int epoll, epoll_event *events, double patience) except -1:
 def serve_ready(int epoll, dict connections, double patience):
     """Waits up to ``patience`` seconds; serves the ready ones of {fd: Connection}.
 
-    Returns (others, changed): [(fd, events)] of descriptors that are not connections, and [(connection, wanted)] of
-    those for which ``LoopWorker.after()`` has to be called.
+    Returns (others, changed, served): [(fd, events)] of descriptors that are not connections, [(connection, wanted)] of
+    those for which ``LoopWorker.after()`` has to be called, and how many connections there were.
     """
     cdef epoll_event events[MOST]
     cdef int index, wanted, ready = wait(epoll, events, patience)
@@ -82,4 +82,4 @@ def serve_ready(int epoll, dict connections, double patience):
         wanted = connection.step_serve()
         if wanted != NEED_NOTHING or flushing or connection.is_pending():
             changed.append((connection, wanted))
-    return others, changed
+    return others, changed, ready - len(others)

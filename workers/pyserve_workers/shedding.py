@@ -97,9 +97,9 @@ class Shedding:
         if accepted is None:
             worker.pause_accepting(listener_fd)
             return
-        connection = worker.open(listener_fd, *accepted)
+        worker.keep(accepted)
         self.descriptors.refused += 1
-        self.give_up(connection, connection.turn_away(ANSWER))
+        self.give_up(accepted, accepted.turn_away(ANSWER))
 
     def sweep(self, now: float) -> None:
         """Once in a while: is it over?"""
@@ -146,11 +146,11 @@ class Shedding:
             except OSError:
                 return
 
-    def accept_on_reserve(self, listener_fd: int) -> tuple[int, tuple[str, int] | None] | None:
+    def accept_on_reserve(self, listener_fd: int) -> Connection | None:
         if not self.reserve:
             return None
         os.close(self.reserve.pop())
         try:
-            return accept(listener_fd)
+            return accept(self.worker.context, listener_fd, self.worker.listeners[listener_fd])
         except OSError:  # another thread or process was faster
             return None

@@ -6,6 +6,8 @@ loop later. Policy is in Python (loop.py); the work of a request is in ``connect
 
 from __future__ import annotations
 
+import select
+
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.ready import serve_ready
 
@@ -25,10 +27,19 @@ class SyncWorker(LoopWorker):
 
     def poll(self, patience: float) -> list[tuple[int, int]]:
         """Serves the connections that are ready, natively; the rest is for the loop."""
-        others, changed = serve_ready(self.epoll.fileno(), self.connections, patience)
+        others, changed, served = serve_ready(self.epoll.fileno(), self.connections, patience)
+        self.stale = served > 0 or len(others) > 1
         for connection, wanted in changed:
             self.after(connection, wanted)
         return others
+
+    def welcome(self, connection: Connection) -> None:
+        """One that is closed after its first answer is never known to epoll."""
+        wanted = connection.serve(select.EPOLLIN)
+        if wanted:
+            self.keep(connection, wanted)
+            if connection.pending:
+                self.pending.append(connection)
 
     def answer(self, connection: Connection, events: int) -> None:
         self.after(connection, connection.serve(events))
