@@ -49,3 +49,6 @@ cdef class Connection:
     cdef int report_loss(self) except -1
     cdef int broken(self, object error) except -1
     cdef str name(self)
+
+
+cpdef Connection accept(Context context, int listener, object about)

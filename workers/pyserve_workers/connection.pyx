@@ -407,6 +407,7 @@ cdef class Connection:
         if self.state == S_CLOSED:
             return N_CLOSED
         if not self.outbox.is_empty():
+            self.outbox.last = self.closing
             result = self.outbox.flush()
         if result == OUT_GONE:
             self.report_loss()
@@ -615,7 +616,7 @@ def idle_longest(dict connections, double now, double least, int most):
     return [connections[fd] for _, fd in found[:most]]
 
 
-def accept(Context context not None, int listener, about):
+cpdef Connection accept(Context context, int listener, object about):
     """The next connection of a listening descriptor; None if there is none now. OSError if the system refuses (EMFILE,
     ENFILE, ENOBUFS, ENOMEM): to try again at once would spin. ``about``: as Connection() takes it."""
     cdef char host[64]

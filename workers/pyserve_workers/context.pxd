@@ -10,6 +10,7 @@ cdef extern from "scoreboard.h" nogil:
         uint64_t active
         uint64_t connections
         uint64_t requests
+        uint64_t siblings
         uint64_t bytes_in
         uint64_t bytes_out
         uint64_t status[5]

@@ -25,6 +25,7 @@ cdef class Outbox:
     cdef int fd
     cdef readonly int failure      # errno of what made it OUT_GONE
     cdef readonly uint64_t sent    # bytes that the kernel has taken, over the connection's life
+    cdef bint last                 # the connection is (half-)closed as soon as all is sent
     cdef bint blocked              # the last attempt found the kernel's buffer full
     cdef size_t untried            # bytes that came since then
     cdef bint waiting              # a writer waits for the client

@@ -323,8 +323,8 @@ cdef class Outbox:
         held = self.end - self.start
         total = held + self.pinned_left
         flags = MSG_NOSIGNAL
-        if self.spool_start != self.spool_end or self.file_left:
-            flags |= MSG_MORE
+        if self.last or self.spool_start != self.spool_end or self.file_left:
+            flags |= MSG_MORE   # the last of all waits for the FIN that comes at once: one packet for both
         parts[0].iov_base, parts[0].iov_len = self.data + self.start, held
         parts[1].iov_base, parts[1].iov_len = <char *>self.pinned_data, self.pinned_left
         if held == 0:

@@ -12,7 +12,8 @@ from libc.errno cimport EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport uint32_t
 
-from pyserve_workers.connection cimport Connection
+from pyserve_workers.connection cimport Connection, accept
+from pyserve_workers.context cimport Context
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -21,6 +22,8 @@ cdef extern from "<sys/epoll.h>" nogil:
     struct epoll_event:
         uint32_t events
         epoll_data_t data
+    int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLEXCLUSIVE
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int most, int timeout_ms)
 
 cdef extern from "Python.h":
@@ -60,11 +63,37 @@ cdef int wait(int epoll, epoll_event *events, double patience) except -1:
     return ready
 
 
-def serve_ready(int epoll, dict connections, double patience):
+cdef int rotate(int epoll, int listener) except -1:
+    """Puts a listener to the end of the kernel's list of those that wait for it, so that workers take turns."""
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLEXCLUSIVE
+    event.data.fd = listener
+    if epoll_ctl(epoll, EPOLL_CTL_DEL, listener, NULL) < 0 or epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0:
+        PyErr_SetFromErrno(OSError)
+    return 0
+
+
+cdef int take(int epoll, Context context, int listener, object about, list changed) except -1:
+    """Accepts a connection and serves what it has sent; into `changed` if it stays."""
+    cdef Connection connection = accept(context, listener, about)
+    cdef int wanted
+    if connection is None:
+        return 0
+    if context.slot.siblings:
+        rotate(epoll, listener)
+    wanted = connection.step_serve()
+    if wanted:
+        changed.append((connection, wanted))
+    return 0
+
+
+def serve_ready(int epoll, Context context, dict connections, dict listeners, Py_ssize_t limit, double patience):
     """Waits up to ``patience`` seconds; serves the ready ones of {fd: Connection}.
 
-    Returns (others, changed, served): [(fd, events)] of descriptors that are not connections, [(connection, wanted)] of
-    those for which ``LoopWorker.after()`` has to be called, and how many connections there were.
+    If all that happened is a client at one of the listeners {fd: about}, and there are less than ``limit``
+    connections, it is served, too: nobody else has waited meanwhile. Returns (others, changed, served): [(fd, events)]
+    of descriptors that are left to the loop, [(connection, wanted)] of connections that want something new from epoll
+    or are not known to it, and how many connections there were.
     """
     cdef epoll_event events[MOST]
     cdef int index, wanted, ready = wait(epoll, events, patience)
@@ -72,6 +101,14 @@ def serve_ready(int epoll, dict connections, double patience):
     cdef Connection connection
     cdef bint flushing
     cdef list others = [], changed = []
+    if ready == 1 and len(connections) < limit:
+        found = PyDict_GetItem(listeners, events[0].data.fd)
+        if found is not NULL:
+            try:
+                take(epoll, context, events[0].data.fd, <object>found, changed)
+            except OSError:   # the loop will meet it, too, and knows what to do
+                others.append((events[0].data.fd, events[0].events))
+            return others, changed, 0
     for index in range(ready):
         found = PyDict_GetItem(connections, events[index].data.fd)
         if found is NULL:

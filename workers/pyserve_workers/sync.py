@@ -22,24 +22,33 @@ class SyncWorker(LoopWorker):
         return self.context.running
 
     def serve(self) -> None:
+        self.epoll_fd = self.epoll.fileno()
         while not self.drained():
             self.turn(0.0 if self.pending else self.sweep_every)
 
     def poll(self, patience: float) -> list[tuple[int, int]]:
         """Serves the connections that are ready, natively; the rest is for the loop."""
-        others, changed, served = serve_ready(self.epoll.fileno(), self.connections, patience)
+        others, changed, served = serve_ready(
+            self.epoll_fd, self.context, self.connections, self.listeners, self.limit, patience
+        )
         self.stale = served > 0 or len(others) > 1
         for connection, wanted in changed:
-            self.after(connection, wanted)
+            if connection.fd in self.connections:
+                self.after(connection, wanted)
+            else:
+                self.stay(connection, wanted)
         return others
 
     def welcome(self, connection: Connection) -> None:
         """One that is closed after its first answer is never known to epoll."""
         wanted = connection.serve(select.EPOLLIN)
         if wanted:
-            self.keep(connection, wanted)
-            if connection.pending:
-                self.pending.append(connection)
+            self.stay(connection, wanted)
+
+    def stay(self, connection: Connection, wanted: int) -> None:
+        self.keep(connection, wanted)
+        if connection.pending:
+            self.pending.append(connection)
 
     def answer(self, connection: Connection, events: int) -> None:
         self.after(connection, connection.serve(events))
