@@ -194,6 +194,10 @@ cdef class Connection:
     cdef bint is_flushing(self) noexcept:
         return self.state == S_FLUSH
 
+    cdef Outbox bunched(self):
+        """The outbox, if the kernel holds back what it has sent."""
+        return self.outbox if self.outbox.corked and self.state != S_CLOSED and self.remote_addr is not None else None
+
     cdef bint is_pending(self) noexcept:
         return self.state == S_READY
 

@@ -33,6 +33,11 @@ cdef extern from "<poll.h>" nogil:
     short POLLOUT
 
 
+cdef enum:
+    WORTH_BUNCHING = 15000   # ns: for a faster app than this the system call would cost more than it saves
+    SLOW = 1000000           # ns: what a response must not wait for
+
+
 SOFTWARE = f"pyserve/{__version__}"
 DEFAULT_TMPDIR = "/tmp"
 
@@ -253,10 +258,17 @@ cdef class Context:
         slot.active -= 1
         slot.request_start = 0
         slot.latency_sum += took
+        self.left = now
+        self.latest = took
+        self.slowest = max(took, self.slowest - (self.slowest >> 6))
         while took >= bound and bucket < PYSERVE_LATENCY_BUCKETS - 1:
             bound <<= 1
             bucket += 1
         slot.latency[bucket] += 1
+
+    cdef bint may_bunch(self) noexcept:
+        """May a whole response be held back until the others of this turn are made, too? See ready.pyx."""
+        return self.more_ready and self.latest > WORTH_BUNCHING and self.slowest < SLOW
 
     cdef void count(self, int status) noexcept:
         """A response has been made."""

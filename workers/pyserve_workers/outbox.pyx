@@ -41,6 +41,15 @@ cdef extern from *:
     int MSG_MORE
     int MSG_NOSIGNAL
 
+cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY
+
+cdef extern from "<sys/socket.h>" nogil:
+    int setsockopt(int fd, int level, int name, const void *value, unsigned size)
+
 cdef extern from "Python.h":
     Py_ssize_t refcount "Py_REFCNT"(PyObject *value)
 
@@ -203,7 +212,7 @@ cdef class Outbox:
         parts[3].iov_base, parts[3].iov_len = <char *>suffix.data, suffix.size
         while parts[first].iov_len == 0 and first < 3:
             first += 1
-        n = self.push(&parts[first], 4 - first, MSG_NOSIGNAL)
+        n = self.push(&parts[first], 4 - first, MSG_NOSIGNAL | self.more())
         if n < 0:
             return OUT_BLOCKED if n == -EAGAIN else self.lost(<int>-n)
         if <size_t>n == total:
@@ -323,8 +332,10 @@ cdef class Outbox:
         held = self.end - self.start
         total = held + self.pinned_left
         flags = MSG_NOSIGNAL
-        if self.last or self.spool_start != self.spool_end or self.file_left:
-            flags |= MSG_MORE   # the last of all waits for the FIN that comes at once: one packet for both
+        if self.spool_start != self.spool_end or self.file_left:
+            flags |= MSG_MORE
+        elif self.pinned_left == 0:
+            flags |= self.more()
         parts[0].iov_base, parts[0].iov_len = self.data + self.start, held
         parts[1].iov_base, parts[1].iov_len = <char *>self.pinned_data, self.pinned_left
         if held == 0:
@@ -344,6 +355,22 @@ cdef class Outbox:
             return OUT_BLOCKED
         self.pinned = None
         return OUT_EMPTY
+
+    cdef int more(self) noexcept:
+        """MSG_MORE for the last of all, whose FIN comes at once, so that one packet has both; and for a response that
+        is sent together with others."""
+        if self.last:
+            return MSG_MORE
+        if self.bunch and self.whole:
+            self.corked = True
+            return MSG_MORE
+        return 0
+
+    cdef void uncork(self) noexcept:
+        """Has the kernel send what it holds back. (It would by itself after 200 ms.)"""
+        cdef int one = 1
+        self.corked = False
+        setsockopt(self.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))   # set already: this only pushes (tcp(7))
 
     cdef int flush_spool(self) noexcept:
         """Sends one part of the ring. Through a buffer: what sendfile() queues are the file's own pages, and the ring

@@ -106,6 +106,8 @@ cdef class Response:
         self.context = context
         self.outbox = outbox
         outbox.waited = 0
+        outbox.bunch = context.may_bunch()
+        outbox.whole = False
         self.http11 = http11
         self.head_request = head_request
         self.keep_alive = keep_alive
@@ -325,6 +327,7 @@ cdef class Response:
         self.sent += size
         part.data = PyBytes_AS_STRING(data)
         part.size = size
+        self.outbox.whole = self.declared and self.sent == self.length
         if size and self.outbox.write(before, part, after) == OUT_GONE:
             return 1
         return self.excess
@@ -413,6 +416,7 @@ cdef class Response:
                 self.short = True
                 self.keep_alive = False
         self.stage = DONE
+        self.outbox.whole = True
         return 0
 
     cdef int plain(self, int status, str text) except -1:
