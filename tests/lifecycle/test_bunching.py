@@ -7,6 +7,7 @@ import signal
 import socket
 
 import pytest
+
 from lifecycle.project import Project
 from support import serve
 from support.processes import wait_for
