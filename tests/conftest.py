@@ -1,10 +1,13 @@
-"""For every test: an environment without the settings of whoever runs it."""
+"""For every test: an environment without the settings of whoever runs it, and the classes of workers to run it with."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from support import WORKER_CLASSES, server
 
 # Variables that pyserve itself obeys, besides PYSERVE_*.
 OBEYED = {"PORT", "WEB_CONCURRENCY", "NO_COLOR"}
@@ -16,3 +19,11 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name in OBEYED | FROM_SYSTEMD or name.startswith("PYSERVE_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module", params=WORKER_CLASSES)
+def worker_class(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test with each class of workers: what it serves has that class, unless it says otherwise."""
+    server.worker_class = request.param
+    yield request.param
+    server.worker_class = None

@@ -24,8 +24,8 @@ def main() -> None:
     _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # until the master has its handler, there is nothing to reload
     from pyserve import zygotes
 
-    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv) and zygotes.fork_early():
-        exec(zygotes.PROGRAM, vars(sys.modules["__main__"]))
+    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv) and (program := zygotes.fork_early()):
+        exec(program, vars(sys.modules["__main__"]))
         sys.exit()
     try:
         from pyserve.cli import main as cli

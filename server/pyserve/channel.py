@@ -36,7 +36,7 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "SPAWN_FAILED": {"id": int, "kind": str, "message": str, "details": str},
     # worker → master
     "HELLO": {"pid": int},
-    "READY": {"seconds": NUMBER},
+    "READY": {"seconds": NUMBER, "heartbeat": bool},  # heartbeat: it stores one, whatever its requests do
     "BOOT_FAILED": {"kind": str, "message": str, "details": str},
     "LEAVING": {"cause": str},  # it stops accepting by itself: a TERM sent to it directly
     "BYE": {"cut": int},  # requests that were cut

@@ -114,7 +114,8 @@ class WorkerProcess(Child):
         self.leaving = ""  # the cause, once it was told to drain or says that it does
         self.boot_failure = ""
         self.cut = 0
-        self.pressed_request = 0  # request_start of the request that the pressure is for
+        self.heartbeat = False  # it stores one: it watches over its requests itself, and we only over that
+        self.pressed_request = 0  # request_start of the request, or the heartbeat, that the pressure is for
 
     @property
     def name(self) -> str:

@@ -55,6 +55,7 @@ class Config:
     forwarded_allow_ips: str
     workers: int
     worker_class: str
+    worker_connections: int
     user: str | None
     group: str | None
     umask: int | None

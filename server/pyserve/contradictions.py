@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pyserve.config import Given
 
+OURS = ("sync", "gevent")
 WILDCARDS = ("0.0.0.0", "::")
 
 # (the larger, the smaller): the first must not be less than the second.
@@ -59,13 +60,13 @@ def covers(wide: addresses.Address, narrow: addresses.Address) -> bool:
 
 
 def check_worker_class(given: Mapping[str, Given]) -> None:
-    """Worker classes are plugins; looking for them is slow, so the built-in one is not looked for."""
+    """Worker classes are plugins; looking for them is slow, so our own are not looked for."""
     chosen = given["worker_class"].value
-    if chosen == BY_NAME["worker_class"].default:
+    if chosen in OURS:
         return
     from importlib.metadata import entry_points
 
-    installed = {"sync", *entry_points(group="pyserve.workers").names}
+    installed = {*OURS, *entry_points(group="pyserve.workers").names}
     if chosen not in installed:
         raise ConfigError(f"{said(given, 'worker_class')} is not installed, there is: {', '.join(sorted(installed))}")
 
@@ -86,6 +87,8 @@ def warnings(given: Mapping[str, Given]) -> list[str]:
     lines = []
     if given["access_logformat"].origin != "default" and given["access_logfile"].value is None:
         lines.append(f"{said(given, 'access_logformat')} does nothing: access_logfile is not set")
+    if given["worker_connections"].origin != "default" and given["worker_class"].value == "sync":
+        lines.append(f"{said(given, 'worker_connections')} does nothing: sync workers run one request at a time")
     if given["socket_mode"].origin != "default" and not any(text[:5] == "unix:" for text in given["bind"].value):
         lines.append(f"{said(given, 'socket_mode')} does nothing: no unix socket is bound")
     most = given["limit_connections"].value

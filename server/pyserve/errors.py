@@ -71,3 +71,10 @@ class RequestTimeout(BaseException):
 
     A BaseException, so that an app's ``except Exception`` does not swallow it.
     """
+
+
+class ClientGone(BaseException):
+    """Raised inside the app, by workers that can, when the client of a response that is being streamed has gone away.
+
+    A BaseException, as GeneratorExit is: it ends the response, and nobody has done anything wrong.
+    """

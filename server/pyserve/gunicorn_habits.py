@@ -18,7 +18,6 @@ OPTIONS = {
     "--enable-stdio-inheritance": "not available: the application's output always goes where pyserve's does",
     "--capture-output": f"{LATER}; the application's output goes where pyserve's standard error goes",
     "--threads": f"{LATER}; use more --workers",
-    "--worker-connections": f"{LATER}; how many connections a worker holds is --limit-connections",
     "--max-requests": LATER,
     "--max-requests-jitter": LATER,
     "--reload": f"{LATER}; send SIGHUP to load changed code",

@@ -63,7 +63,7 @@ def first_zygote(
 ) -> tuple[int, Channel] | None:
     """Generation 1's zygote, at work; None if it cannot be had: the master then tries again, and says why not."""
     try:
-        pid, channel = zygotes.start()
+        pid, channel = zygotes.start(config.worker_class)
     except OSError:
         return None
     try:
@@ -80,7 +80,7 @@ def check(config: Config) -> None:
     import signal
 
     logs = LogFiles(config)
-    pid, channel = zygotes.start()
+    pid, channel = zygotes.start(config.worker_class)
     # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
     zygotes.configure(channel, config, 0, "always", [], Scoreboard.create(), logs)
     channel.socket.settimeout(config.boot_timeout)

@@ -87,7 +87,7 @@ class Population:
         preload = preload or config.preload
         first, self.first = self.first, None
         try:
-            pid, channel = first or zygotes.start()
+            pid, channel = first or zygotes.start(config.worker_class)
         except OSError as error:
             self.not_started(generation, f"{sys.executable} cannot be started: {error.strerror}")
             return
@@ -259,6 +259,7 @@ class Population:
         elif message.kind == "READY":
             if not process.leaving:  # else the drain's deadline stays
                 process.pressure = None
+            process.heartbeat = message["heartbeat"]
             self.tell(rollout.WorkerReady(process.worker.id))
         elif message.kind == "BOOT_FAILED":
             process.boot_failure = message["message"]
@@ -373,8 +374,8 @@ class Population:
             if step == INTERRUPTED and not child.killed_because:
                 in_app = isinstance(child, WorkerProcess) and child.slot.get("active")
                 self.log.warning(f"{child.name}: {why}; {'it is interrupted' if in_app else 'it has little time left'}")
-                if isinstance(child, WorkerProcess) and child.leaving:
-                    self.count_cut(child)
+                if isinstance(child, WorkerProcess) and child.leaving and not child.heartbeat:
+                    self.count_cut(child)  # those with a heartbeat say it in their BYE
             elif step == DUMPED:
                 self.log.error(f"{child.name}: {why}; the stacks of its threads follow, then it is killed")
             child.press(step, why)
@@ -387,7 +388,7 @@ class Population:
 
     def watch_request(self, process: WorkerProcess, now: float) -> None:
         """Press the worker whose request has been in the app for longer than ``timeout``."""
-        began = process.slot.get("request_start")
+        began = self.watched(process)
         if process.pressed_request and began != process.pressed_request:
             process.pressed_request = 0
             if not process.leaving:
@@ -395,13 +396,17 @@ class Population:
         if now >= self.late_at(process):
             process.pressed_request = began
             elapsed = now - began / 1e9
-            line = process.slot.request_line
-            why = f"{line} has run for {elapsed:.1f} s (timeout is {process.config.timeout:g} s)"
+            what = "a request has blocked it" if process.heartbeat else f"{process.slot.request_line} has run"
+            why = f"{what} for {elapsed:.1f} s (timeout is {process.config.timeout:g} s)"
             process.pressure = Pressure.request(now, why)
+
+    def watched(self, process: WorkerProcess) -> int:
+        """Since when that goes on which ``timeout`` limits, in CLOCK_MONOTONIC ns; 0: nothing does."""
+        return process.slot.get("heartbeat" if process.heartbeat else "request_start")
 
     def late_at(self, process: WorkerProcess) -> float:
         """When the request that the worker runs will have run for too long; infinity if there is none to watch."""
-        began = process.slot.get("request_start")
+        began = self.watched(process)
         if not began or not process.config.timeout or process.leaving or process.pressed_request:
             return float("inf")
         return began / 1e9 + process.config.timeout

@@ -136,7 +136,13 @@ SETTINGS = (
     ),
     Setting(
         "worker_class", "Processes", ("-k", "--worker-class"), Kind(), "sync",
-        "How a worker runs requests. sync: one at a time.",
+        "How a worker runs requests. sync: one at a time. gevent: each in a greenlet, thousands at once, for apps that "
+        "wait for others (needs pyserve[gevent]).",
+    ),
+    Setting(
+        "worker_connections", "Processes", ("--worker-connections",), Whole(1, 1_000_000), 1000,
+        "Requests that may be in the application of one gevent worker at once; beyond it, connections wait in the "
+        "kernel. Idle connections do not count.",
     ),
     Setting(
         "user", "Processes", ("-u", "--user"), Optional(Account("user")), None,

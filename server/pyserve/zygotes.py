@@ -33,35 +33,45 @@ DEFAULTS = (_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD)  # signals that m
 # What a service manager told the master is not for the app.
 MASTER_ONLY = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 PROGRAM = "from pyserve_workers.zygote import main; main()"
+# Worker classes whose zygote has something to do before it imports anything else.
+PROGRAMS = {"gevent": "from pyserve_workers.patched import main; main()"}
 
-_early: tuple[int, int] | None = None  # pid, the master's end of the channel
+_early: tuple[int, int, str] | None = None  # pid, the master's end of the channel, its program
 
 
-def fork_early() -> bool:
-    """Fork the zygote that ``start`` will hand out first; True in it: there PROGRAM must run, as ``__main__``."""
+def fork_early() -> str:
+    """Fork the zygote that ``start`` will hand out first. In it, what must run there, as ``__main__``; else empty."""
     global _early
     handed_over = os.environ.get("LISTEN_FDS", "")
     if handed_over.isdecimal() and os.environ.get("LISTEN_PID") == str(os.getpid()):
         for fd in range(3, 3 + min(int(handed_over), MOST_HANDED_OVER)):
             with contextlib.suppress(OSError):  # whoever takes them over says what is wrong
                 os.set_inheritable(fd, False)  # they go to zygotes by their channels
+    program = _guess()
     ours, theirs = _channel()
     usual = _signal.pthread_sigmask(_signal.SIG_BLOCK, BLOCKED)
     try:
         pid = os.fork()
         if pid == 0:
-            _resemble_exec(theirs)
-            return True
-        _early = pid, ours
+            _resemble_exec(theirs, program)
+            return program
+        _early = pid, ours, program
     except OSError:  # no process to be had: start() will find the same, when there is a log to say it in
         os.close(ours)
     os.close(theirs)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, usual)
-    return False
+    return ""
 
 
-def _resemble_exec(channel: int) -> None:
-    """Make a fork look to the app like an interpreter that was started with ``_command()``."""
+def _guess() -> str:
+    """The program for the class of workers that command line and environment seem to ask for. The configuration may say
+    something else in the end."""
+    words = (*sys.argv, os.environ.get("PYSERVE_WORKER_CLASS", ""))
+    return next((PROGRAMS[name] for name in PROGRAMS for word in words if word.endswith(name)), PROGRAM)
+
+
+def _resemble_exec(channel: int, program: str) -> None:
+    """Make a fork look to the app like an interpreter that was started with ``_command(program)``."""
     os.dup2(channel, CHANNEL_FD)
     os.set_inheritable(CHANNEL_FD, True)  # until the zygote has taken it, as over an exec
     for name in os.listdir("/proc/self/fd"):
@@ -78,7 +88,7 @@ def _resemble_exec(channel: int) -> None:
         os.environ.pop(name, None)
     if not sys.flags.safe_path:
         del sys.path[0]  # where the launcher is, or with -m the working directory, which the zygote adds later
-    sys.orig_argv[:] = _command()
+    sys.orig_argv[:] = _command(program)
     sys.argv[:] = ["-c"]
     main = type(sys)("__main__")  # not the launcher's, whose name and file a multiprocessing child would run
     main.__builtins__ = sys.modules["builtins"]  # type: ignore[attr-defined]  # as each __main__ has it
@@ -90,20 +100,24 @@ def discard_early() -> None:
     """End the early zygote that nobody took: it reads the end of its channel and exits."""
     global _early
     if _early is not None:
-        pid, fd = _early
+        pid, fd, _ = _early
         _early = None
         os.close(fd)
         os.waitpid(pid, 0)
 
 
-def start() -> tuple[int, Channel]:
+def start(worker_class: str = "sync") -> tuple[int, Channel]:
     """A zygote's pid and the master's end of its channel; it waits for CONFIG. OSError if it cannot be started."""
     global _early
     from socket import socket
 
     from pyserve.channel import Channel
 
-    pid, fd = _early or _start()
+    program = PROGRAMS.get(worker_class, PROGRAM)
+    if _early is not None and _early[2] != program:
+        os.kill(_early[0], _signal.SIGKILL)  # rather than wait until it has imported everything
+        discard_early()
+    pid, fd, _ = _early or _start(program)
     _early = None
     return pid, Channel(socket(fileno=fd), blocking=False)
 
@@ -130,13 +144,13 @@ def configure(
     )
 
 
-def _start() -> tuple[int, int]:
+def _start(program: str) -> tuple[int, int, str]:
     ours, theirs = _channel()
     environ = {name: value for name, value in os.environ.items() if name not in MASTER_ONLY}
     try:
         pid = os.posix_spawn(
             sys.executable,
-            _command(),
+            _command(program),
             environ,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, theirs, CHANNEL_FD),
@@ -150,7 +164,7 @@ def _start() -> tuple[int, int]:
         raise
     finally:
         os.close(theirs)
-    return pid, ours
+    return pid, ours, program
 
 
 def _channel() -> tuple[int, int]:
@@ -158,8 +172,8 @@ def _channel() -> tuple[int, int]:
     return ours.detach(), theirs.detach()
 
 
-def _command() -> list[str]:
-    return [sys.executable, *interpreter_options(sys.orig_argv), "-P", "-c", PROGRAM]
+def _command(program: str) -> list[str]:
+    return [sys.executable, *interpreter_options(sys.orig_argv), "-P", "-c", program]
 
 
 def interpreter_options(command: list[str]) -> list[str]:

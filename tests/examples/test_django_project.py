@@ -32,7 +32,7 @@ def set_up(directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def django_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+def django_project(tmp_path_factory: pytest.TempPathFactory, worker_class: str) -> Iterator[Example]:
     with serve_example("django_project", tmp_path_factory.mktemp("django"), set_up) as example:
         yield example
 

@@ -22,7 +22,7 @@ GROWTH = 30 * MEGABYTE
 
 
 @pytest.fixture(scope="module")
-def flask_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+def flask_app(tmp_path_factory: pytest.TempPathFactory, worker_class: str) -> Iterator[Example]:
     with serve_example("flask_app", tmp_path_factory.mktemp("flask")) as example:
         yield example
 

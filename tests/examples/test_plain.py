@@ -11,7 +11,7 @@ from examples.running import Client, Example, serve_example
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+def plain(tmp_path_factory: pytest.TempPathFactory, worker_class: str) -> Iterator[Example]:
     with serve_example("plain", tmp_path_factory.mktemp("plain")) as example:
         yield example
 

@@ -7,10 +7,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from lifecycle.project import Project
 from support import serve
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_usr1_reopens_the_logs_of_every_process(project: Project) -> None:
     access, errors = project.folder / "access.log", project.folder / "error.log"
     options = ("--workers", "2", "--access-logfile", str(access), "--error-logfile", str(errors))
@@ -38,6 +41,7 @@ def test_usr1_reopens_the_logs_of_every_process(project: Project) -> None:
         assert errors.stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_the_access_log_on_standard_output_is_one_json_object_a_line(project: Project) -> None:
     with serve(
         "app:wsgi", "--workers", "1", "--access-logfile", "-", "--access-logformat", "json", cwd=project.folder

@@ -56,6 +56,7 @@ def test_the_master_never_imports_the_app(project: Project) -> None:
         assert importers[0] not in {str(server.pid), *map(str, server.workers())}
 
 
+@pytest.mark.usefixtures("worker_class")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_graceful_stop_answers_the_request_under_way(project: Project, number: signal.Signals) -> None:
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
@@ -72,6 +73,7 @@ def test_a_graceful_stop_answers_the_request_under_way(project: Project, number:
         assert server.wait() == 0
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_term_under_load_answers_all_that_was_accepted(project: Project) -> None:
     with serve("app:wsgi", "--workers", "4", cwd=project.folder) as server:
         with Load(server.url, threads=8) as fresh, Load(server.url, threads=8, reuse=True, pause=0.01) as kept:
@@ -85,6 +87,7 @@ def test_term_under_load_answers_all_that_was_accepted(project: Project) -> None
         assert all(isinstance(failure, ConnectionRefusedError) for failure in kept.failures)
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_clients_that_wait_in_the_queue_are_served_at_the_stop(project: Project) -> None:
     """Six clients queue before one busy worker; then comes the TERM. (gunicorn sync resets five of them.)"""
     with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
@@ -98,6 +101,7 @@ def test_clients_that_wait_in_the_queue_are_served_at_the_stop(project: Project)
         assert server.wait() == 0
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_the_graceful_timeout_cuts_and_says_so(project: Project) -> None:
     with serve("app:wsgi", "--workers", "1", "--graceful-timeout", "1", cwd=project.folder) as server:
         with Load(server.url, "/sleep?60", threads=1) as load:
@@ -111,6 +115,7 @@ def test_the_graceful_timeout_cuts_and_says_so(project: Project) -> None:
         assert "1 request had to be cut" in server.log
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_quit_stops_at_once(project: Project) -> None:
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
         with Load(server.url, "/sleep?60", threads=1) as load:
@@ -198,6 +203,7 @@ def test_a_port_in_use_names_its_holder(project: Project) -> None:
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_kill_9_of_the_master_ends_every_process(project: Project) -> None:
     with serve("app:wsgi", "--workers", "3", cwd=project.folder) as server:
         tree = server.tree()
@@ -236,6 +242,7 @@ def test_the_pidfile_is_there_while_serving(project: Project) -> None:
     assert not pidfile.exists()
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_a_unix_socket_is_served_and_removed(project: Project) -> None:
     path = project.folder / "pyserve.sock"
     with serve("app:wsgi", "--bind", f"unix:{path}", cwd=project.folder) as server:
@@ -253,6 +260,7 @@ def test_a_unix_socket_is_served_and_removed(project: Project) -> None:
     assert not path.exists()
 
 
+@pytest.mark.usefixtures("worker_class")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can drop privileges")
 def test_privileges_are_dropped(project: Project) -> None:
     os.chmod(project.folder, 0o755)
@@ -266,6 +274,7 @@ def test_privileges_are_dropped(project: Project) -> None:
         assert server.get("/").status_code == 200
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_environment_directory_and_umask_reach_the_app(project: Project) -> None:
     project.append(
         "\ndef show(environ, start_response):\n"
@@ -277,6 +286,7 @@ def test_environment_directory_and_umask_reach_the_app(project: Project) -> None
         assert server.get("/").text == f"green {project.folder} 27"
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_start_hooks_run_in_order_and_stop_hooks_in_reverse(project: Project) -> None:
     hooks = "".join(
         f"\n@pyserve.{event}\n{prefix}def {event}_{name}({argument}):\n    print('hook', '{event}', '{name}', {argument or '0'}, flush=True)\n"
@@ -310,6 +320,7 @@ def test_a_term_during_the_boot_keeps_its_deadline(project: Project) -> None:
         assert server.wait() in (0, 70)
 
 
+@pytest.mark.usefixtures("worker_class")
 def test_a_hook_that_exits_does_not_cut_requests(project: Project) -> None:
     project.append("\n@pyserve.on_destroy\ndef leave(signal):\n    raise SystemExit(0)\n")
     with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:

@@ -29,7 +29,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "UNSAFE": {"reasons": "started 1 thread"},
     "SPAWN_FAILED": {"id": 7, "kind": "hook", "message": "before_fork hook failed", "details": ""},
     "HELLO": {"pid": 4712},
-    "READY": {"seconds": 1},
+    "READY": {"seconds": 1, "heartbeat": False},
     "BOOT_FAILED": {"kind": "hook", "message": "on_init hook failed", "details": "Traceback …\n"},
     "LEAVING": {"cause": "SIGTERM"},
     "BYE": {"cut": 0},

@@ -157,7 +157,7 @@ print(json.dumps([(first[0], early[0]), told]))
 
 def test_early_zygote_that_nobody_took_ends() -> None:
     discard = """
-pid, fd = zygotes._early
+pid, fd, _ = zygotes._early
 zygotes.discard_early()
 try:
     os.waitpid(pid, 0)

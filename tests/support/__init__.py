@@ -1,5 +1,5 @@
 """What tests of real processes share."""
 
-from support.server import Server, serve
+from support.server import WORKER_CLASSES, Server, serve
 
-__all__ = ["Server", "serve"]
+__all__ = ["WORKER_CLASSES", "Server", "serve"]

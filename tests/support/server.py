@@ -28,6 +28,9 @@ import requests
 from support.processes import GENEROUS, children, descendants, in_session, title, wait_for
 
 BIND_FLAGS = ("-b", "--bind")
+WORKER_CLASSES = ("sync", "gevent")
+
+worker_class: str | None = None  # what servers have now that do not say it themselves; see the fixture worker_class
 
 
 class Server:
@@ -151,7 +154,10 @@ def serve(
     if not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
         arguments = (*arguments, "--bind", "127.0.0.1:0")
     with tempfile.TemporaryDirectory(prefix="pyserve-log-") as folder:
-        server = Server(command(*arguments), cwd, {**os.environ, **(env or {})}, Path(folder, "log"), error_log)
+        environ = {**os.environ, **(env or {})}
+        if worker_class is not None:
+            environ["PYSERVE_WORKER_CLASS"] = worker_class
+        server = Server(command(*arguments), cwd, environ, Path(folder, "log"), error_log)
         try:
             if ready:
                 wait_until_ready(server)

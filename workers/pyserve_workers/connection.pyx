@@ -168,6 +168,17 @@ cdef class Connection:
         """When its request entered the app, in seconds of CLOCK_MONOTONIC, later by what it waited for the client."""
         return (self.entered + self.outbox.waited) / 1e9
 
+    @property
+    def request_line(self):
+        """Of the request that is in the app: ``"GET /path"``, the client's bytes as Latin-1; empty if none is."""
+        cdef h1_head *head = self.inbox.head
+        cdef const char *base = self.inbox.data + self.inbox.start
+        if self.state != S_RUNNING:
+            return ""
+        method = base[head.method.offset:head.method.offset + head.method.length]
+        target = base[head.target.offset:head.target.offset + head.target.length]
+        return f"{method.decode('latin-1')} {target.decode('latin-1')}"
+
     cdef bint is_running(self) noexcept:
         return self.state == S_RUNNING and self.response.running and not self.outbox.waiting
 

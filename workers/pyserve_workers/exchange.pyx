@@ -8,7 +8,7 @@ other clients of this worker have done nothing.
 cdef extern from "Python.h":
     bint PyGen_CheckExact(object value)
 
-from pyserve.errors import RequestTimeout
+from pyserve.errors import ClientGone, RequestTimeout
 
 from pyserve_workers.context cimport Context
 from pyserve_workers.filewrapper import FileWrapper, on_disk
@@ -101,6 +101,9 @@ cdef int fail(Context context, Response response, dict environ, object error) ex
     """The app raised: 500, or 504 for a request that took too long, if the head has not gone; else a cut."""
     cdef int status = 504 if isinstance(error, RequestTimeout) else 500
     cdef bint late = response.head_is_sent()
+    if isinstance(error, ClientGone):
+        response.keep_alive = False
+        return 0
     what = "cut in the middle of its response" if late else f"answered with {status}"
     if status == 504:
         context.log.error(f"{name_of(environ)}: {what}: it took longer than timeout allows")

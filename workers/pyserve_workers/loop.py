@@ -34,6 +34,8 @@ class LoopWorker(Worker):
     """A worker whose connections are in ``self.epoll``, with the master's channel and the listeners."""
 
     context: Context
+    concurrent = False  # may several requests be in the app at once?
+    full = False  # does it accept no more for now, because so many are?
 
     def prepare(self) -> None:
         config = self.config
@@ -48,6 +50,7 @@ class LoopWorker(Worker):
             access_log,
             multithread=self.multithread,
             multiprocess=True,
+            concurrent=self.concurrent,
         )
         self.access_log = access_log
         self.connections: dict[int, Connection] = {}
@@ -72,9 +75,8 @@ class LoopWorker(Worker):
         """Do all that is ready, and once in a while look for what is late."""
         connections = self.connections
         if self.pending:
-            pending, self.pending = self.pending, []
-            for connection in pending:
-                self.answer(connection, 0)
+            for _ in range(len(self.pending)):
+                self.answer(self.pending.pop(0), 0)
         waiting: list[int] = []
         for fd, events in self.poll(patience):
             if (ready := connections.get(fd)) is not None:
@@ -129,7 +131,7 @@ class LoopWorker(Worker):
             self.control()
         self.stale = True
         about = self.listeners.get(listener_fd)
-        if about is None:
+        if about is None or self.full:
             return
         try:
             connection = accept(self.context, listener_fd, about)
@@ -173,14 +175,18 @@ class LoopWorker(Worker):
             self.paused.append(listener_fd)
         self.next_sweep = time.monotonic() + ACCEPT_PAUSE
 
+    def resume_accepting(self) -> None:
+        for listener_fd in self.paused:
+            self.epoll.register(listener_fd, LISTENER_EVENTS)
+        self.paused.clear()
+
     # Lateness.
 
     def sweep(self, now: float) -> None:
         self.next_sweep = now + self.sweep_every
         self.slot.set("heartbeat", time.monotonic_ns())
-        for listener_fd in self.paused:
-            self.epoll.register(listener_fd, LISTENER_EVENTS)
-        self.paused.clear()
+        if not self.full:
+            self.resume_accepting()
         for connection in expired(self.connections, now):
             self.after(connection, connection.expire())
         self.shedding.sweep(now)
@@ -225,16 +231,19 @@ class LoopWorker(Worker):
             return True
         if time.monotonic() < self.deadline:
             return False
-        self.abandon()
+        self.count_unfinished()
+        self.close_all()
         return True
 
-    def abandon(self) -> None:
-        """The deadline is over: close what is still open, and count the requests among it."""
+    def count_unfinished(self) -> None:
+        """The deadline is over: the requests that are not answered yet are cut."""
         unfinished = [connection for connection in self.connections.values() if connection.unfinished]
         self.cut += len(unfinished)
         if unfinished:
             noun = "request was" if len(unfinished) == 1 else "requests were"
             self.log.error(f"{len(unfinished)} {noun} cut: the graceful timeout is over")
+
+    def close_all(self) -> None:
         for connection in list(self.connections.values()):
             connection.close()
         self.connections.clear()

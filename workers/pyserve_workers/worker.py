@@ -24,6 +24,7 @@ from pyserve.errors import HookError, PyserveError, RequestTimeout
 from pyserve.log import ErrorStream
 from pyserve.logs import take_over
 from pyserve.scoreboard import STATES
+from pyserve_workers import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Worker(ABC):
     """One worker process. ``run()`` is its whole life and returns its exit code."""
 
     multithread = False
+    heartbeat = False  # does it promise one, whatever its requests do? Then the master may press it for lack of one
 
     def __init__(self, generation: Generation, channel: Channel, number: int, slot: int) -> None:
         self.generation = generation
@@ -64,8 +66,8 @@ class Worker(ABC):
         self.final = False  # it drains because the whole server stops
         self.cut = 0  # requests that were not answered in full
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.epoll = select.epoll()
-        self.ears = select.poll()  # what control() listens to: signals and the master
+        self.epoll = system.epoll()
+        self.ears = system.poll()  # what control() listens to: signals and the master
         self.ears.register(self.wake, select.POLLIN)
         self.ears.register(channel.fileno(), select.POLLIN)
         self.errors = ErrorStream(self.log)
@@ -101,7 +103,7 @@ class Worker(ABC):
             began = time.monotonic()
             self.boot()
             self.become("ready")
-            self.channel.send("READY", seconds=time.monotonic() - began)
+            self.channel.send("READY", seconds=time.monotonic() - began, heartbeat=self.heartbeat)
             self.serve()
             self.end()
         except PyserveError as error:
@@ -229,6 +231,11 @@ class Worker(ABC):
         self.cause, self.deadline, self.final = cause, deadline, final
         self.become("draining")
         self.stop_accepting()
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell the app that this worker is leaving."""
+        cause = self.cause
         lifecycle.run_stop("on_destroy", cause, self.hook_failed)
         lifecycle.run_stop("before_shutdown", cause, self.hook_failed)
 
@@ -236,9 +243,19 @@ class Worker(ABC):
         """The master says that the request in the app has run for too long, or that the graceful deadline is over."""
         if os.getpid() != self.pid:
             return  # a process that the app forked
-        self.log.error(f"{self.slot.request_line or self.state}: the stacks of this worker's threads\n{stacks(frame)}")
+        self.log.error(f"{self.busy_with}: the stacks of this worker's threads\n{self.stacks(frame)}")
         if self.state != "booting" and self.in_app:
+            if self.heartbeat and self.state == "draining":
+                self.cut += 1
             raise RequestTimeout
+
+    @property
+    def busy_with(self) -> str:
+        """What it does now, for the log."""
+        return self.slot.request_line or self.state
+
+    def stacks(self, frame: FrameType | None) -> str:
+        return stacks(frame)
 
 
 OUR_FILES = (os.path.dirname(__file__), os.path.dirname(lifecycle.__file__), "<string>")
@@ -250,8 +267,6 @@ def _is_ours(filename: str) -> bool:
 
 def stacks(main: FrameType | None) -> str:
     """Where every thread is now in the code that is not ours, most recent call last."""
-    import traceback
-
     threading = sys.modules.get("threading")
     names = {thread.ident: thread.name for thread in threading.enumerate()} if threading else {}
     import _thread
@@ -260,7 +275,13 @@ def stacks(main: FrameType | None) -> str:
     parts = []
     for ident, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] != here):
         name = names.get(ident, "MainThread" if ident == here else str(ident))
-        summary = traceback.extract_stack(main if ident == here else frame)
-        lines = traceback.format_list([entry for entry in summary if not _is_ours(entry.filename)])
-        parts.append(f"Thread {name}:\n{''.join(lines)}")
+        parts.append(f"Thread {name}:\n{stack(main if ident == here else frame)}")
     return "\n".join(parts)
+
+
+def stack(frame: FrameType | None) -> str:
+    """The code that is not ours on the way to a frame, most recent call last."""
+    import traceback
+
+    summary = traceback.extract_stack(frame) if frame is not None else []
+    return "".join(traceback.format_list([entry for entry in summary if not _is_ours(entry.filename)]))

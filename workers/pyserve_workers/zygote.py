@@ -12,9 +12,9 @@ import faulthandler
 import gc
 import os
 import signal
-import socket
 import sys
 import time
+from importlib import import_module
 from types import SimpleNamespace
 
 from pyserve import descriptors, lifecycle, linux
@@ -25,6 +25,8 @@ from pyserve.errors import ConfigError, HookError, PyserveError
 from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
+from pyserve_workers import hubs
+from pyserve_workers.system import fork, socket, waitpid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from pyserve.config import Config
     from pyserve_workers.worker import Worker
 
+OURS = {
+    "sync": "pyserve_workers.sync:SyncWorker",
+    "gevent": "pyserve_workers.geventworker:GeventWorker",
+}
 COLLECT_EVERY = 100_000  # container objects, while the app is imported
 
 
@@ -44,7 +50,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     faulthandler.register(DUMP, all_threads=True)
     os.set_inheritable(CHANNEL_FD, False)
-    channel = Channel(socket.socket(fileno=CHANNEL_FD))
+    channel = Channel(socket(fileno=CHANNEL_FD))
     # While the master reads its command line there is time for what every generation needs.
     import setproctitle  # noqa: F401
 
@@ -185,21 +191,22 @@ class Zygote:
         except lifecycle.HookFailedError as error:
             self.refuse(message, "hook", str(error), user_traceback(error.__cause__ or error))
             return None
+        hubs.destroy()
         sys.stdout.flush()
         sys.stderr.flush()
         try:
-            middle = os.fork()
+            middle = fork()
         except OSError as error:
             self.refuse(message, "app", f"fork failed: {error.strerror}")
             return None
         if middle == 0:
             try:
-                if os.fork() != 0:
+                if fork() != 0:
                     os._exit(0)
             except OSError:
                 os._exit(1)
             return self.become_worker(message)
-        _, status = os.waitpid(middle, 0)
+        _, status = waitpid(middle, 0)
         if status != 0:
             self.refuse(message, "app", "fork failed: no more processes, or no memory")
         return None
@@ -209,7 +216,7 @@ class Zygote:
 
     def become_worker(self, message: Message) -> Worker:
         self.channel.close()
-        channel = Channel(socket.socket(fileno=message.fds[0]))
+        channel = Channel(socket(fileno=message.fds[0]))
         message.fds = []
         worker_class = find_worker_class(self.generation.config.worker_class)
         return worker_class(self.generation, channel, message["number"], message["slot"])
@@ -217,9 +224,10 @@ class Zygote:
 
 def audit() -> str:
     """What the import left behind that a fork would break, as the end of "the import …"; empty if nothing."""
+    greenlets = hubs.audit()
     threads = len(os.listdir("/proc/self/task")) - 1
-    if not threads:
-        return ""
+    if greenlets or not threads:
+        return greenlets
     threading = sys.modules.get("threading")
     names = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"] if threading else []
     shown = f" ({', '.join(names[:4])})" if names else ""
@@ -228,18 +236,18 @@ def audit() -> str:
 
 def find_worker_class(name: str) -> type[Worker]:
     """The class of a name: our own, an entry point in the group ``pyserve.workers``, or ``module:Class``."""
-    if name == "sync":  # without importlib.metadata, whose import takes longer than all else here
-        from pyserve_workers.sync import SyncWorker
-
-        return SyncWorker
-    from importlib.metadata import EntryPoint, entry_points
-
-    known = {point.name: point for point in entry_points(group="pyserve.workers")}
-    if ":" in name:
-        known[name] = EntryPoint(name, name, "pyserve.workers")
-    if name not in known:
-        raise ConfigError(f"worker class '{name}' is not known; installed are: {', '.join(sorted(known))}")
     try:
+        if name in OURS:  # without importlib.metadata, whose import takes longer than all else here
+            module, _, attribute = OURS[name].partition(":")
+            ours: type[Worker] = getattr(import_module(module), attribute)
+            return ours
+        from importlib.metadata import EntryPoint, entry_points
+
+        known = {point.name: point for point in entry_points(group="pyserve.workers")}
+        if ":" in name:
+            known[name] = EntryPoint(name, name, "pyserve.workers")
+        if name not in known:
+            raise ConfigError(f"worker class '{name}' is not known; installed are: {', '.join(sorted(known))}")
         loaded: type[Worker] = known[name].load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"worker class '{name}' cannot be loaded: {error}") from None

@@ -1,0 +1,245 @@
+"""The gevent worker: one event loop, a greenlet for each request that waits in the app.
+
+All connections are in the worker's own epoll, as with every class of workers, and gevent's hub watches only that. Idle
+connections and half-read requests are an entry there, no greenlet and no watcher. When it is ready, a greenlet of the
+pool does a turn of loop.py's loop. The main greenlet waits for the end.
+
+While nothing but the worker's own watchers is active in the hub, the greenlet that leads waits in the epoll itself, as
+a sync worker does. It is cheaper, and EPOLLEXCLUSIVE has its effect only for a process that waits in this very epoll:
+of those that wait in one that watches it, each new connection wakes all. What another native thread hands to the hub
+without a watcher of its own can then wait for the next sweep.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from itertools import islice
+from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLRDHUP
+
+from pyserve.errors import ClientGone, RequestTimeout
+from pyserve_workers import worker
+from pyserve_workers.connection import BUSY, REQUEST, overdue
+from pyserve_workers.databases import close_databases
+from pyserve_workers.loop import LoopWorker
+
+try:
+    from gevent import get_hub
+    from gevent.event import Event
+    from gevent.socket import wait_write
+    from greenlet import getcurrent
+
+    from pyserve_workers.greenlets import Pool, Relieved
+except ImportError as error:
+    raise ImportError(f"{error}: install it with pip install 'pyserve[gevent]'") from None
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from pyserve_workers.connection import Connection
+
+READ = 1  # libev's EV_READ
+OWN_WATCHERS = 2  # of the epoll, and for the sweeps
+# What is heard of a client while its request waits in the app: once that it is gone, and no byte that it sends.
+QUIET = EPOLLRDHUP | EPOLLET
+GONE = EPOLLHUP | EPOLLERR
+SHRINK_EVERY = 10.0  # seconds between looks for greenlets that are not needed
+CUT_GRACE = 1.0  # seconds that requests have, once they were told at the deadline, to end
+MOST_STACKS = 20  # of waiting requests that the log shows
+
+
+class GeventWorker(LoopWorker):
+    multithread = True
+    concurrent = True
+    heartbeat = True
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.hub = get_hub()
+        self.pool = Pool(self.hub, self.config.worker_connections, self.lead, self.quiet, self.done)
+        self.context.wait_writable = wait_writable
+        self.main = getcurrent()
+        self.events: Iterator[tuple[int, int]] = iter(())
+        self.over = Event()
+        self.failure: BaseException | None = None
+        self.announced = False  # the hooks that come before the end of the connections have run
+        self.asked_to_end = False  # the requests in the app, at the deadline
+        self.shrink_at = 0.0
+        if self.config.timeout:
+            self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
+        self.ticker = self.hub.loop.timer(self.sweep_every, self.sweep_every)
+
+    def serve(self) -> None:
+        watcher = self.hub.loop.io(self.epoll.fileno(), READ)
+        watcher.start(self.pool.go)
+        self.tick_every(self.sweep_every)
+        self.over.wait()
+        watcher.close()
+        self.ticker.close()
+        if self.failure is not None:
+            raise self.failure
+
+    def tick_every(self, seconds: float) -> None:
+        self.ticker.close()
+        self.ticker = self.hub.loop.timer(seconds, seconds)
+        self.ticker.start(self.on_tick)
+
+    def on_tick(self) -> None:
+        """In the hub: it is time to look for what is late."""
+        self.next_sweep = 0.0
+        self.pool.go()
+
+    def end(self) -> None:
+        self.pool.end()
+        super().end()
+        close_databases()
+
+    # In the greenlet that leads.
+
+    def lead(self) -> None:
+        """One turn of the loop, or the rest of one."""
+        loop = self.hub.loop
+        try:
+            alone = True
+            while alone and not self.over.is_set():
+                alone = loop.activecnt == OWN_WATCHERS
+                self.turn(self.sweep_every if alone and not self.pending else 0.0)
+                if self.state == "draining" and self.drained():
+                    self.over.set()
+            if self.pending:
+                loop.run_callback(self.pool.go)  # after greenlets that can go on
+        except Relieved:
+            raise
+        except BaseException as error:  # noqa: BLE001  (the main greenlet raises it again)
+            self.failure = error
+            self.over.set()
+
+    def poll(self, patience: float) -> Iterator[tuple[int, int]]:
+        """What is ready; first what a greenlet that was relieved has left of its turn."""
+        left = list(self.events)
+        self.stale = True
+        if not left:
+            left = self.epoll.poll(patience)
+            self.stale = len(left) > 1
+            self.hub.loop.update_now()  # timers count from what the loop takes for now
+        self.events = iter(left)
+        return self.events
+
+    def answer(self, connection: Connection, events: int) -> None:
+        wanted = connection.receive()
+        if wanted == REQUEST:
+            wanted = self.pool.run(connection)
+        elif wanted == BUSY:
+            self.heard(connection, events)
+        if wanted != BUSY:
+            self.after(connection, wanted)
+
+    def heard(self, connection: Connection, events: int) -> None:
+        """Of a client whose request is in the app. One that only half-closes may well wait for its answer; while a
+        response is streamed, nobody can tell it from one that is gone, and it counts as that."""
+        streaming = connection.streaming
+        if events & GONE or (events & EPOLLRDHUP and streaming):
+            connection.gone()
+            if streaming:
+                self.hub.loop.run_callback(self.pool.throw, connection, ClientGone())
+
+    def announce(self) -> None:
+        """The hooks may wait; meanwhile other greenlets lead."""
+        leader = self.pool.leader
+        self.linger_until = math.inf
+        super().announce()
+        self.announced = True
+        self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
+        self.hub.loop.run_callback(self.tick_every, self.sweep_every)
+        self.pool.check(leader)
+
+    # Requests that wait.
+
+    def quiet(self, connection: Connection) -> None:
+        """A request waits: what its client sends meanwhile must not wake anybody."""
+        self.epoll.modify(connection.fd, QUIET)
+        self.interest[connection.fd] = QUIET
+        if len(self.pool.busy) >= self.pool.limit and not self.full:
+            self.full = True
+            for listener_fd in self.listeners.keys() - set(self.paused):
+                self.epoll.unregister(listener_fd)
+                self.paused.append(listener_fd)
+
+    def done(self, connection: Connection, wanted: int) -> None:
+        """A request that waited is over."""
+        self.after(connection, wanted)
+        if self.pending:
+            self.hub.loop.run_callback(self.pool.go)
+        if self.full and len(self.pool.busy) < self.pool.limit:
+            self.full = False
+            self.resume_accepting()
+
+    # Lateness.
+
+    def sweep(self, now: float) -> None:
+        super().sweep(now)
+        timeout = self.config.timeout
+        if timeout:
+            for connection in overdue(self.connections, now - timeout):
+                elapsed = now - connection.started
+                self.interrupt(connection, f"has run for {elapsed:.1f} s (timeout is {timeout:g} s); it is interrupted")
+        if now >= self.shrink_at:
+            self.shrink_at = now + SHRINK_EVERY
+            self.hub.loop.run_callback(self.pool.dismiss, self.pool.surplus())
+
+    def interrupt(self, connection: Connection, why: str) -> None:
+        """Raise RequestTimeout in a request that waits in the app."""
+        frame = self.pool.frame(connection)
+        self.log.error(f"{connection.request_line} {why}\n{worker.stack(frame)}")
+        self.hub.loop.run_callback(self.pool.throw, connection, RequestTimeout())
+
+    @property
+    def in_app(self) -> bool:
+        """Has a signal come while a greenlet of the app's runs, and keeps the hub from running?"""
+        current = getcurrent()
+        runner = getattr(current, "runner", None)
+        if runner is not None:
+            return runner.connection is not None and runner.connection.running
+        return current not in (self.hub, self.main)
+
+    @property
+    def busy_with(self) -> str:
+        runner = getattr(getcurrent(), "runner", None)
+        return self.state if runner is None or runner.connection is None else runner.connection.request_line
+
+    def stacks(self, frame: FrameType | None) -> str:
+        waiting = [
+            f"{connection.request_line} waits:\n{worker.stack(where)}"
+            for connection, where in islice(self.pool.frames(), MOST_STACKS)
+        ]
+        return "\n".join([super().stacks(frame), *waiting])
+
+    # Leaving.
+
+    def drained(self) -> bool:
+        if self.state != "draining":
+            return False
+        now = time.monotonic()
+        if now < self.deadline:
+            return self.announced and not self.connections
+        if not self.asked_to_end:
+            self.asked_to_end = True
+            self.count_unfinished()
+            for connection in list(self.connections.values()):
+                if connection.running:
+                    self.interrupt(connection, "is cut: the graceful timeout is over")
+        if self.pool.busy and now < self.deadline + CUT_GRACE:
+            return False
+        self.close_all()
+        return True
+
+
+def wait_writable(fd: int, seconds: float | None) -> bool:
+    """Have this greenlet wait until a client has read; False if it has not for so long."""
+    try:
+        wait_write(fd, seconds, TimeoutError())
+    except TimeoutError:
+        return False
+    return True

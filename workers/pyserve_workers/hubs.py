@@ -1,0 +1,54 @@
+"""gevent's hub in a process that forks workers.
+
+A hub and its loop that exist at the fork are one epoll shared by all workers, and every greenlet that waits would run
+in each of them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def current() -> Any:
+    """This thread's hub; None if there is none."""
+    if "gevent.hub" not in sys.modules:
+        return None
+    from gevent._hub_local import get_hub_if_exists
+
+    return get_hub_if_exists()
+
+
+def audit() -> str:
+    """What the import has left in the hub that a fork would double, as the end of "the import …"; empty if nothing."""
+    hub = current()
+    if hub is None:
+        return ""
+    import gc
+
+    from greenlet import getcurrent, greenlet
+
+    if hub._threadpool is not None:  # its threads have greenlets of their own
+        hub._threadpool.kill()
+    known = (hub, getcurrent())
+    left = sum(isinstance(thing, greenlet) and not thing.dead and thing not in known for thing in gc.get_objects())
+    return f"started {left} greenlet{'s' if left > 1 else ''}" if left else ""
+
+
+def prepare() -> None:
+    """Import what gevent imports at its first use: once, and while the interpreter can be read (see --user)."""
+    from gevent import get_hub
+
+    hub = get_hub()
+    hub.threadpool_class, hub.resolver_class  # noqa: B018  (they are imported when they are asked for)
+    destroy()
+
+
+def destroy() -> None:
+    """Have no hub and no loop, before a fork."""
+    hub = current()
+    if hub is not None:
+        hub.destroy(destroy_loop=True)

@@ -1,0 +1,28 @@
+"""The zygote of gevent workers: first of all it has gevent replace what blocks in the standard library.
+
+Before that only C modules and zygote.py's siblings without imports may be loaded: whatever has a lock, a socket or an
+SSLContext of its own would keep the blocking kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pyserve_workers.system  # noqa: F401  (keeps what the server itself needs as it is)
+
+try:
+    from gevent import monkey
+except ImportError:
+    pass  # to load the worker class will fail, and say what to install
+else:
+    monkey.patch_all()
+
+from pyserve_workers import hubs, zygote
+
+
+def main() -> None:
+    with contextlib.suppress(ImportError):
+        import pyserve_workers.geventworker  # noqa: F401
+
+        hubs.prepare()
+    zygote.main()

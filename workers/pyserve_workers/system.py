@@ -1,0 +1,17 @@
+"""The system's own fork, socket, poll and epoll: imported before a zygote lets gevent replace them.
+
+What the server itself does with these must not wait in gevent's hub, and select.epoll is not there at all then.
+"""
+
+from __future__ import annotations
+
+from posix import fork, waitpid
+from select import epoll, poll
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from socket import socket
+else:
+    from _socket import socket
+
+__all__ = ["epoll", "fork", "poll", "socket", "waitpid"]
