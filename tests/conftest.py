@@ -27,3 +27,10 @@ def worker_class(request: pytest.FixtureRequest) -> Iterator[str]:
     server.worker_class = request.param
     yield request.param
     server.worker_class = None
+
+
+@pytest.fixture(autouse=True)
+def only_who_asks(request: pytest.FixtureRequest) -> None:
+    """The other tests of a module do not have the class that was chosen before them."""
+    asked = "worker_class" in request.fixturenames
+    server.worker_class = request.getfixturevalue("worker_class") if asked else None

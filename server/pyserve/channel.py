@@ -193,6 +193,11 @@ class Channel:
         _close(fds)
         return None
 
+    def peek(self) -> str | None:
+        """The kind of the next message, which stays; None at the end of the file. BlockingIOError if there is none."""
+        packet = self.socket.recv(MESSAGE_LIMIT + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return decode(packet, []).kind if packet else None
+
     def close(self) -> None:
         for _, fds in self.outbox:
             _close(fds)

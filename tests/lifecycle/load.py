@@ -20,6 +20,7 @@ class Load:
         self.reuse, self.pause = reuse, pause
         self.answers: list[tuple[int, bytes]] = []
         self.failures: list[BaseException] = []
+        self.sent: list[str] = []  # whether or not there is an answer yet
         self.stopped = threading.Event()
         run: Callable[[], None] = self.keep if reuse else self.renew
         self.threads = [threading.Thread(target=run, daemon=True) for _ in range(threads)]
@@ -42,6 +43,7 @@ class Load:
 
     def ask(self, connection: http.client.HTTPConnection, **headers: str) -> http.client.HTTPResponse:
         connection.request("GET", self.path, headers=headers)
+        self.sent.append(self.path)
         response = connection.getresponse()
         self.answers.append((response.status, response.read()))
         return response

@@ -92,7 +92,7 @@ def test_clients_that_wait_in_the_queue_are_served_at_the_stop(project: Project)
     """Six clients queue before one busy worker; then comes the TERM. (gunicorn sync resets five of them.)"""
     with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
         with Load(server.url, "/sleep?1", threads=6) as load:
-            server.wait_for(lambda: in_app(server, 1))
+            server.wait_for(lambda: in_app(server, 1) and len(load.sent) >= 6)
             load.stopped.set()
             server.signal(signal.SIGTERM)
             load.stop()

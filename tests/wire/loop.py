@@ -87,6 +87,7 @@ class Server:
         self.about = about
         config = SimpleNamespace(**{**SETTINGS, **settings})
         self.context = Context(app, config, memoryview(self.slot), self.errors, self.log, self.access_log)
+        self.context.draining_event = threading.Event()
         self.connections: dict[int, Connection] = {}
         self.interest: dict[int, int] = {}
         self.pending: list[Connection] = []

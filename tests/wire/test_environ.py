@@ -42,6 +42,7 @@ def test_the_whole_of_it() -> None:
     assert hasattr(errors, "write")
     assert callable(wrapper)
     version = environ.pop("pyserve.version")
+    assert not environ.pop("pyserve.draining").is_set()
     assert environ == {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",

@@ -15,6 +15,7 @@ cdef class Connection:
     cdef uint64_t entered            # when its request entered the app, monotonic ns
     cdef uint64_t lingered           # bytes thrown away in LINGER
     cdef bint closing                # after what is in the outbox: half-close, drain and close
+    cdef bint taken                  # by the app, for another protocol: its duplicates of the descriptor may live on
     cdef bint client_closes          # the client has said that it sends nothing more
     cdef dict template
     cdef str remote_addr, remote_port, peer_name

@@ -25,6 +25,7 @@ from libc.string cimport memcmp
 from posix.unistd cimport close as close_fd
 
 from pyserve_workers.accesslog cimport log_entry, log_request
+from pyserve_workers.clientsocket import ENVIRON_KEY, ClientSocket
 from pyserve_workers.context cimport Context, clock_now
 from pyserve_workers.environ cimport make_environ
 from pyserve_workers.exchange cimport described, exchange
@@ -161,7 +162,7 @@ cdef class Connection:
     @property
     def streaming(self):
         """Its request is in the app, and the head of the response has been sent."""
-        return self.state == S_RUNNING and self.response.head_is_sent()
+        return self.state == S_RUNNING and self.response.head_is_sent() and not self.response.taken
 
     @property
     def started(self):
@@ -284,7 +285,7 @@ cdef class Connection:
 
     def gone(self):
         """The client was seen to be gone while its request is in the app: its response is not sent."""
-        if self.state == S_RUNNING:
+        if self.state == S_RUNNING and not self.response.taken:
             self.abandon(ECONNRESET)
 
     cdef void abandon(self, int failure) noexcept:
@@ -370,6 +371,8 @@ cdef class Connection:
         context.tick(started)
         self.client_closes = not head.keep_alive
         environ = make_environ(context, self.template, head, base, inbox.body, self.remote_addr, self.remote_port)
+        if head.upgrade and context.concurrent:
+            environ[ENVIRON_KEY] = ClientSocket(self.response)
         try:
             exchange(context, self.response, self.start_response, environ)
         finally:
@@ -401,6 +404,7 @@ cdef class Connection:
         """What comes next: the client's next request, or the end."""
         cdef int step
         self.closing = not self.response.keep_alive
+        self.taken = self.response.taken
         self.response.end()
         if self.outbox.failure:
             self.report_loss()
@@ -527,6 +531,8 @@ cdef class Connection:
         self.inbox.close()
         self.outbox.close()
         self.response = self.start_response = None
+        if self.taken:
+            shutdown(self.fd, SHUT_RDWR)
         close_fd(self.fd)
         return N_CLOSED
 
@@ -598,7 +604,7 @@ def expired(dict connections, double now):
 
 def overdue(dict connections, double limit):
     """The connections, out of {fd: connection}, whose request is in the app since before `limit` (seconds of
-    CLOCK_MONOTONIC), not counting what it waited for its client."""
+    CLOCK_MONOTONIC), not counting what it waited for its client. Those that the app has taken over have no limit."""
     cdef PyObject *key
     cdef PyObject *value
     cdef Py_ssize_t position = 0
@@ -607,7 +613,11 @@ def overdue(dict connections, double limit):
     late = []
     while PyDict_Next(connections, &position, &key, &value):
         connection = <Connection>value
-        if connection.is_running() and connection.entered + connection.outbox.waited < bound:
+        if (
+            connection.is_running()
+            and connection.entered + connection.outbox.waited < bound
+            and not connection.response.taken
+        ):
             late.append(connection)
     return late
 

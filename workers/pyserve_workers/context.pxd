@@ -41,6 +41,7 @@ cdef class Context:
     cdef readonly AccessLog access_log
     cdef public object wait_writable
     cdef public bint draining
+    cdef public object draining_event
     cdef public bint running
     cdef readonly bint multithread
     cdef readonly bint multiprocess

@@ -19,6 +19,7 @@ class Context:
     multiprocess: bool
     concurrent: bool
     draining: bool
+    draining_event: Any
     held: int
     running: bool
     wait_writable: Callable[[int, float | None], bool] | None

@@ -52,7 +52,8 @@ cdef class Context:
     ``slot`` a writable buffer of one scoreboard slot, ``errors`` the text stream that apps see as ``wsgi.errors``.
 
     ``running`` is True exactly while code of the app may run; ``draining`` makes every further response the last one of
-    its connection; ``wait_writable(fd, seconds or None) -> bool`` replaces the wait for a client that reads slowly.
+    its connection, and ``draining_event``, set before there are connections, is what apps see of that;
+    ``wait_writable(fd, seconds or None) -> bool`` replaces the wait for a client that reads slowly.
 
     ``concurrent``: several requests may be in the app at once. Then ``running`` means nothing, the slot has no
     request_start, and each connection answers for its own request (``Connection.running``, ``overdue()``).
@@ -189,6 +190,7 @@ cdef class Context:
             "REMOTE_ADDR": "",
             # A dict with 22 keys or more has room for 20 others before it must grow, and its copies have it too.
             "pyserve.version": __version__,
+            "pyserve.draining": self.draining_event,
         }
 
     cdef bint trusts(self, str host):

@@ -104,6 +104,10 @@ cdef int fail(Context context, Response response, dict environ, object error) ex
     if isinstance(error, ClientGone):
         response.keep_alive = False
         return 0
+    if response.taken:
+        if not isinstance(error, StopIteration):   # with which Flask-Sock ends
+            context.log.error(f"{name_of(environ)}: failed after it had taken the connection\n{described(error)}")
+        return 0
     what = "cut in the middle of its response" if late else f"answered with {status}"
     if status == 504:
         context.log.error(f"{name_of(environ)}: {what}: it took longer than timeout allows")

@@ -71,6 +71,9 @@ class GeventWorker(LoopWorker):
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
         self.ticker = self.hub.loop.timer(self.sweep_every, self.sweep_every)
 
+    def make_draining_event(self) -> Event:
+        return Event()
+
     def serve(self) -> None:
         watcher = self.hub.loop.io(self.epoll.fileno(), READ)
         watcher.start(self.pool.go)
@@ -144,6 +147,10 @@ class GeventWorker(LoopWorker):
             connection.gone()
             if streaming:
                 self.hub.loop.run_callback(self.pool.throw, connection, ClientGone())
+
+    def stop_accepting(self) -> None:
+        super().stop_accepting()
+        self.context.draining_event.set()
 
     def announce(self) -> None:
         """The hooks may wait; meanwhile other greenlets lead."""

@@ -57,6 +57,7 @@ cdef extern from "http1.h" nogil:
         uint8_t keep_alive
         uint8_t chunked
         uint8_t expect_continue
+        uint8_t upgrade
         uint8_t has_content_length
         uint64_t content_length
         uint32_t field_count

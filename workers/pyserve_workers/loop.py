@@ -21,6 +21,7 @@ from pyserve_workers.worker import Worker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 # What the environ says of the side that was connected to.
 Listener = namedtuple("Listener", "scheme server_name server_port")
@@ -52,6 +53,7 @@ class LoopWorker(Worker):
             multiprocess=True,
             concurrent=self.concurrent,
         )
+        self.context.draining_event = self.make_draining_event()
         self.access_log = access_log
         self.connections: dict[int, Connection] = {}
         self.interest: dict[int, int] = {}  # what epoll watches for, where it is not EPOLLIN
@@ -65,6 +67,10 @@ class LoopWorker(Worker):
         self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
         self.next_sweep = 0.0
         self.linger_until = 0.0  # while draining: when idle connections are closed
+
+    @abstractmethod
+    def make_draining_event(self) -> Any:
+        """What apps have as ``environ["pyserve.draining"]``: ``is_set()`` and ``wait(timeout=None)``."""
 
     def listen(self) -> None:
         for fd, about in zip(self.generation.listener_fds, self.generation.listeners, strict=True):

@@ -26,6 +26,7 @@ cdef class Response:
     cdef bint excess              # the app sent more than that
     cdef bint short               # the app sent less
     cdef bint chunked
+    cdef bint taken               # the app has the connection for another protocol: nothing of ours is sent
     cdef bint cut                 # the app raised after the head was sent: the body is not whole
     cdef uint64_t length          # that Content-Length
     cdef uint64_t sent            # body bytes of the app that were passed on

@@ -13,7 +13,7 @@ from libc.errno cimport errno
 from libc.string cimport memcpy
 from posix.unistd cimport pread
 
-from pyserve_workers.outbox cimport OUT_GONE, Outbox
+from pyserve_workers.outbox cimport OUT_EMPTY, OUT_GONE, Outbox
 from pyserve_workers.outbox cimport text as Text
 
 
@@ -114,7 +114,7 @@ cdef class Response:
         self.stage = FRESH
         self.status = 0
         self.has_date = self.has_server = self.bodiless = self.declared = self.single = self.chunked = False
-        self.excess = self.short = self.cut = False
+        self.excess = self.short = self.cut = self.taken = False
         self.length = self.sent = self.staged = 0
         self.fields = None
 
@@ -137,6 +137,8 @@ cdef class Response:
             finally:
                 exc_info = None
         elif self.stage != FRESH:
+            if self.taken:
+                return self.write   # what is said now is not sent
             raise RuntimeError("start_response was called a second time without exc_info")
         if not isinstance(headers, list):
             raise TypeError(f"the response headers must be a list, not {type(headers).__name__}")
@@ -149,6 +151,25 @@ cdef class Response:
         if self.outbox is None:
             raise RuntimeError("write() was called after its request had ended")
         self.put(data)
+
+    def take_over(self):
+        """A duplicate of the client's descriptor, for an app that goes on in another protocol. RuntimeError if it is too
+        late for that."""
+        cdef int fd
+        if self.outbox is None:
+            raise RuntimeError("the client's socket was used after its request had ended")
+        if self.stage >= COMMITTED:
+            raise RuntimeError("the client's socket was used after the response had begun")
+        if self.outbox.flush() != OUT_EMPTY:   # responses to requests before this one
+            raise RuntimeError("the client's socket was used before the client had read the earlier responses")
+        fd = fcntl(self.outbox.fd, F_DUPFD_CLOEXEC, 3)
+        if fd < 0:
+            raise OSError(errno, "the client's socket cannot be duplicated")
+        self.taken = self.bodiless = True
+        self.stage = DONE
+        self.keep_alive = False
+        self.status = 101
+        return fd
 
     # The head
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 
+from pyserve_workers.draining import Draining
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.ready import serve_ready
 
@@ -20,6 +21,9 @@ class SyncWorker(LoopWorker):
     @property
     def in_app(self) -> bool:
         return self.context.running
+
+    def make_draining_event(self) -> Draining:
+        return Draining(self)
 
     def serve(self) -> None:
         self.epoll_fd = self.epoll.fileno()

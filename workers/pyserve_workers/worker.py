@@ -201,6 +201,11 @@ class Worker(ABC):
                 else:
                     self.obey(message)
 
+    def told_to_leave(self) -> bool:
+        """Is a TERM or a DRAIN the next thing that control() will hear?"""
+        ready = [fd for fd, _ in self.ears.poll(0)]
+        return self.wake in ready or (bool(ready) and self.channel.peek() in ("DRAIN", None))
+
     def obey(self, message: Message | None) -> None:
         if message is None:
             self.master_lost()

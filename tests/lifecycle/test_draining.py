@@ -1,0 +1,42 @@
+"""``environ["pyserve.draining"]``: the app learns that its worker is to leave, while its request is under way."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from lifecycle.load import Load
+from lifecycle.project import Project
+from support import serve
+
+CODE = """
+def waits(environ, start_response):
+    draining = environ["pyserve.draining"]
+    if environ["PATH_INFO"] == "/now":
+        text = str(draining.is_set())
+    else:
+        before = draining.wait(0.01)
+        environ["wsgi.errors"].write("waiting\\n")
+        text = f"{before} {draining.wait()} {draining.wait(0)} {draining.is_set()}"
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [text.encode()]
+"""
+
+
+@pytest.mark.usefixtures("worker_class")
+@pytest.mark.parametrize("how", ["stop", "reload", "worker"])
+def test_a_request_learns_that_its_worker_drains(project: Project, how: str) -> None:
+    project.append(CODE)
+    with serve("app:waits", "--workers", "1", cwd=project.folder) as server:
+        assert server.get("/now").text == "False"
+        with Load(server.url, "/", threads=1) as load:
+            server.wait_for_log("waiting")
+            load.stopped.set()
+            if how == "worker":
+                os.kill(server.workers()[0], signal.SIGTERM)
+            else:
+                server.signal(signal.SIGTERM if how == "stop" else signal.SIGHUP)
+            load.stop()
+        assert load.answers == [(200, b"False True True True")]
