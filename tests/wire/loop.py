@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection, Context, accept, expired
+from wire import ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,16 @@ class Server:
         about = SimpleNamespace(scheme="http", server_name="server.example", server_port=8000)
         self.about = about
         config = SimpleNamespace(**{**SETTINGS, **settings})
-        self.context = Context(app, config, memoryview(self.slot), self.errors, self.log, self.access_log)
+        self.way = ways.chosen()
+        self.context = Context(
+            app,
+            config,
+            memoryview(self.slot),
+            self.errors,
+            self.log,
+            self.access_log,
+            concurrent=self.way.concurrent,
+        )
         self.context.draining_event = threading.Event()
         self.connections: dict[int, Connection] = {}
         self.interest: dict[int, int] = {}
@@ -121,8 +131,7 @@ class Server:
             with select.epoll() as self.epoll:
                 self.epoll.register(self.listener, select.EPOLLIN)
                 self.epoll.register(self.wake_read, select.EPOLLIN)
-                while self.turn():
-                    pass
+                self.way.run(self)
         except BaseException as error:  # noqa: BLE001 - the test's own thread raises it again
             self.failure = error
             for connection in self.connections.values():
@@ -130,13 +139,13 @@ class Server:
 
     def turn(self) -> bool:
         """One turn of the loop; False when it shall end."""
-        for connection in [self.pending.pop() for _ in range(len(self.pending))]:
-            self.after(connection, connection.serve(0))
-        for fd, events in self.epoll.poll(0 if self.pending else 0.02):
+        for _ in range(len(self.pending)):
+            self.way.serve(self, self.pending.pop(0), 0)
+        for fd, events in self.way.poll(self):
             if fd == self.wake_read:
                 return False
             if fd in self.connections:
-                self.after(self.connections[fd], self.connections[fd].serve(events))
+                self.way.serve(self, self.connections[fd], events)
             else:
                 self.accept(fd)
         if self.access_log is not None:

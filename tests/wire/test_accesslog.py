@@ -15,6 +15,8 @@ from pyserve.errors import ConfigError
 from pyserve_workers.accesslog import AccessLog
 from wire.loop import Server
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 class Broken:
     def __str__(self) -> str:

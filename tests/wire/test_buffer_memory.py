@@ -13,6 +13,8 @@ import pytest
 from pyserve_workers.connection import FLUSH
 from wire.loop import Client, Server, eventually, small_window
 
+pytestmark = pytest.mark.usefixtures("way")
+
 SIZE = 9_000_000
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 KEPT = os.urandom(SIZE)

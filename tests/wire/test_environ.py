@@ -11,6 +11,8 @@ import pytest
 from pyserve_workers.trust import TrustedPeers
 from wire.loop import Client, Server
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 class Keeper:
     def __init__(self) -> None:

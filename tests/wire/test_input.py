@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from wire.loop import Server
 
+pytestmark = pytest.mark.usefixtures("way")
+
 IN_MEMORY, SPOOLED = 1 << 20, 10
 
 

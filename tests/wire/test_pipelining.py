@@ -6,7 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from wire.loop import Server, small_window
+
+pytestmark = pytest.mark.usefixtures("way")
 
 PIECE = b"x" * 65536
 

@@ -13,6 +13,8 @@ import pytest
 
 from wire.loop import Client, Server
 
+pytestmark = pytest.mark.usefixtures("way")
+
 Seen = tuple[str, str, bytes]  # method, PATH_INFO, body
 
 

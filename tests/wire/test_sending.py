@@ -17,6 +17,8 @@ import pytest
 
 from wire.loop import PATIENCE, Client, Server, eventually, small_window
 
+pytestmark = pytest.mark.usefixtures("way")
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 PIECE = bytes(range(256)) * 256  # 64 KiB
 

@@ -10,6 +10,8 @@ import pytest
 
 from wire.apps import Closing, answer, serving, simple
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 def test_a_lazy_generator_has_its_own_status() -> None:
     """granian sends 200 and loses the headers."""

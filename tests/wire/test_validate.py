@@ -20,6 +20,8 @@ from werkzeug.middleware.lint import LintMiddleware
 from wire.apps import TEXT, App, Closing, Sized, serving, simple
 from wire.loop import eventually
 
+pytestmark = pytest.mark.usefixtures("way")
+
 VALIDATORS: dict[str, Callable[[Any], Any]] = {
     "none": lambda app: app,  # the cases themselves are right
     "wsgiref": wsgiref,

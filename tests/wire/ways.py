@@ -1,0 +1,106 @@
+"""How a test's server calls the app: in its loop, as sync workers do, or as another class of workers does.
+
+The fixture ``way`` of wire/conftest.py runs a test with each. A way has ``concurrent``, for the Context, ``run(server)``,
+which has ``server.turn()`` called until it returns False, ``poll(server)``, and ``serve(server, connection, events)``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from select import EPOLLET, EPOLLRDHUP
+from typing import TYPE_CHECKING, Any
+
+from pyserve_workers.connection import BUSY, REQUEST, Connection
+
+if TYPE_CHECKING:
+    from wire.loop import Server
+
+LOOK_EVERY = 0.02  # seconds, for connections that are late
+
+
+class Sync:
+    concurrent = False
+
+    def run(self, server: Server) -> None:
+        while server.turn():
+            pass
+
+    def poll(self, server: Server) -> list[tuple[int, int]]:
+        return server.epoll.poll(0 if server.pending else LOOK_EVERY)
+
+    def serve(self, server: Server, connection: Connection, events: int) -> None:
+        server.after(connection, connection.serve(events))
+
+
+class Gevent:
+    """In greenlets that lead by turns, in a hub that watches the server's epoll."""
+
+    concurrent = True
+
+    def run(self, server: Server) -> None:
+        import gevent
+        from gevent.event import Event
+
+        from pyserve_workers.geventworker import wait_writable
+        from pyserve_workers.greenlets import Pool
+
+        if server.context.wait_writable is None:
+            server.context.wait_writable = wait_writable
+        hub = gevent.get_hub()
+        over = Event()
+        self.failure: BaseException | None = None
+        self.events: Iterator[tuple[int, int]] = iter(())
+
+        def lead() -> None:
+            try:
+                if not server.turn():
+                    over.set()
+            except Exception as error:  # noqa: BLE001 - the server's thread raises it again
+                self.failure = error
+                over.set()
+
+        def quiet(connection: Connection) -> None:
+            server.interest[connection.fd] = EPOLLRDHUP | EPOLLET
+            server.epoll.modify(connection.fd, EPOLLRDHUP | EPOLLET)
+
+        self.pool = Pool(hub, 1000, lead, quiet, server.after)
+        watchers: list[Any] = [hub.loop.io(server.epoll.fileno(), 1), hub.loop.timer(LOOK_EVERY, LOOK_EVERY)]
+        for watcher in watchers:
+            watcher.start(self.pool.go)
+        over.wait()
+        for watcher in watchers:
+            watcher.close()
+        self.pool.end()
+        hub.destroy(destroy_loop=True)
+        if self.failure is not None:
+            raise self.failure
+
+    def poll(self, server: Server) -> Iterator[tuple[int, int]]:
+        left = list(self.events)
+        self.events = iter(left or server.epoll.poll(0))
+        return self.events
+
+    def serve(self, server: Server, connection: Connection, _events: int) -> None:
+        wanted = connection.receive()
+        if wanted == REQUEST:
+            wanted = self.pool.run(connection)
+        if wanted != BUSY:
+            server.after(connection, wanted)
+
+
+Way = Sync | Gevent
+WAYS: dict[str, type[Way]] = {"sync": Sync, "gevent": Gevent}
+
+chosen: type[Way] = Sync
+
+
+@contextlib.contextmanager
+def choose(name: str) -> Iterator[None]:
+    """Servers made meanwhile call their app in this way."""
+    global chosen
+    before, chosen = chosen, WAYS[name]
+    try:
+        yield
+    finally:
+        chosen = before
