@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import websocket
 
-from support import WORKER_CLASSES, Server, serve
+from support import Server, serve
 from support.processes import GENEROUS
 
 APP = """
@@ -57,13 +57,6 @@ def deaf(ws):
 
 app.version = "one"
 """
-
-
-@pytest.fixture(params=[name for name in WORKER_CLASSES if name != "sync"])
-def concurrent(request: pytest.FixtureRequest) -> str:
-    """The classes of workers that can hold a WebSocket and do something else."""
-    name: str = request.param
-    return name
 
 
 @contextmanager
