@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +15,11 @@ ONE_MB = b"x" * 1_048_576
 def hello(_environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
     return [b"Hello, world!"]
+
+
+def ten_ms(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    time.sleep(0.01)
+    return hello(environ, start_response)
 
 
 def ten_kb(_environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:

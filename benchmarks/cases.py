@@ -8,10 +8,11 @@ import apps
 
 
 class Mark(NamedTuple):
-    """pyserve's CPU time per request is to be at most ``factor`` times that of the best of ``servers``."""
+    """The CPU time per request of ``subject`` is to be at most ``factor`` times that of the best of ``servers``."""
 
     factor: float
     servers: list[str]
+    subject: str = "pyserve"
 
 
 class Case(NamedTuple):
@@ -25,8 +26,10 @@ class Case(NamedTuple):
     headers: tuple[str, ...] = ()
     script: str = "done.lua"
     connections: int = 64
+    more_marks: tuple[Mark, ...] = ()
 
 
+GEVENT_MARKS = (Mark(1.25, ["pyserve"], "pyserve-gevent"), Mark(0.10, ["gunicorn-gevent"], "pyserve-gevent"))
 HELLO = "apps:hello"
 GREETING = b"Hello, world!"
 LETTER = b"x" * 1024  # what post.lua sends
@@ -50,7 +53,7 @@ BROWSER = (
 )
 
 CASES = {
-    "hello": Case("hello, wrk's own headers", HELLO, "/", GREETING, Mark(0.95, ["freastal"])),
+    "hello": Case("hello, wrk's own headers", HELLO, "/", GREETING, Mark(0.95, ["freastal"]), more_marks=GEVENT_MARKS),
     "browser": Case("hello, twelve browser headers", HELLO, "/", GREETING, Mark(0.90, ["freastal"]), BROWSER),
     "fresh": Case("the same, values always new", HELLO, "/", GREETING, Mark(0.95, ["freastal"]), BROWSER, "fresh.lua"),
     "close": Case("a new connection per request", HELLO, "/", GREETING, Mark(1.00, ["bjoern", "freastal"]), CLOSING),
@@ -58,6 +61,9 @@ CASES = {
     "1m": Case("1 MB body", "apps:one_mb", "/", apps.ONE_MB, Mark(1.00, ["fastpysgi"]), connections=16),
     "post": Case("1 KB POST, echoed", "apps:echo", "/", LETTER, Mark(1.00, ["freastal"]), script="post.lua"),
     "flask": Case("Flask, a JSON route", "flask_json:app", "/json", MESSAGE, Mark(1.00, ["bjoern"])),
+    "io": Case(
+        "the app sleeps for 10 ms", "apps:ten_ms", "/", GREETING, Mark(0.5, ["gunicorn-gevent"], "pyserve-gevent")
+    ),
     "log": Case("hello, combined access log to a file", HELLO, "/", GREETING, Mark(1.10, ["pyserve-no-log"])),
 }
 

@@ -30,17 +30,26 @@ def freastal(server: Any, app: Any, port: int) -> None:
     server.serve(app, host=HOST, port=port, workers=1)
 
 
+def pywsgi(server: Any, app: Any, port: int) -> None:
+    server.WSGIServer((HOST, port), app, log=None, backlog=2048).serve_forever()
+
+
 LAUNCHERS: dict[str, Callable[[Any, Any, int], None]] = {
     "bjoern": bjoern,
     "cheroot.wsgi": cheroot,
     "fastwsgi": fastwsgi,
     "fastpysgi": fastwsgi,  # its successor
     "freastal": freastal,
+    "gevent.pywsgi": pywsgi,
 }
 
 
 def main() -> None:
     name, target, port = sys.argv[1:]
+    if name.startswith("gevent."):
+        from gevent import monkey
+
+        monkey.patch_all()
     module, _, attribute = target.partition(":")
     app = getattr(importlib.import_module(module), attribute)
     LAUNCHERS[name](importlib.import_module(name), app, int(port))

@@ -6,7 +6,7 @@ import statistics
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
-from cases import CASES
+from cases import CASES, Mark
 from servers import SERVERS
 
 Runs = dict[str, list[dict[str, Any]]]  # by server, one a round
@@ -75,10 +75,15 @@ def table(key: str, runs: Runs) -> str:
 
 
 def mark(key: str, runs: Runs) -> str:
-    """Whether pyserve's cost is what it is to be beside the best of the servers named."""
-    factor, names = CASES[key].mark
-    goal = f"at most {factor:.2f} × {' or '.join(names)}"
-    ratios = [found for name in names if (found := ratio(runs.get(REFERENCE, []), runs.get(name, []))) is not None]
+    """Whether the costs of pyserve's workers are what they are to be beside the best of the servers named."""
+    case = CASES[key]
+    return "\n".join(one_mark(each, runs) for each in (case.mark, *case.more_marks))
+
+
+def one_mark(mark: Mark, runs: Runs) -> str:
+    factor, names, subject = mark
+    goal = f"{SERVERS[subject].title} at most {factor:.2f} × {' or '.join(names)}"
+    ratios = [found for name in names if (found := ratio(runs.get(subject, []), runs.get(name, []))) is not None]
     if not ratios:
         return f"Mark: {goal}; not measured in this run."
     worst = max(ratios)  # beside the cheapest of them

@@ -13,7 +13,8 @@ import environment
 from cases import CASES, CLOSING, GREETING, Case
 
 HOST = "127.0.0.1"
-APP_CASES = [key for key in CASES if key != "log"]
+APP_CASES = [key for key in CASES if key not in ("log", "io")]
+WAITING_CASES = [*APP_CASES, "io"]  # of servers that have many requests in the app at once
 FIXED_CASES = ["hello", "browser", "fresh", "close"]  # what nginx can answer by itself
 LIMIT_CASES = [*FIXED_CASES, "10k", "1m", "post"]
 
@@ -36,8 +37,8 @@ def program(name: str) -> str:
     return str(path)
 
 
-def pyserve(case: Case, port: int, scratch: Path, log: bool = True) -> list[str]:
-    command = [program("pyserve"), case.app, "--bind", f"{HOST}:{port}", "--workers", "1"]
+def pyserve(case: Case, port: int, scratch: Path, log: bool = True, kind: str = "sync") -> list[str]:
+    command = [program("pyserve"), case.app, "--bind", f"{HOST}:{port}", "--workers", "1", "--worker-class", kind]
     if log and case == CASES["log"]:
         command += ["--access-logfile", str(scratch / "access.log")]
     return command
@@ -112,11 +113,13 @@ def limit(case: Case, port: int, _scratch: Path) -> list[str]:
 
 
 SERVERS = {
-    "pyserve": Server("pyserve sync", pyserve, "pyserve", list(CASES)),
+    "pyserve": Server("pyserve sync", pyserve, "pyserve", [*APP_CASES, "log"]),
+    "pyserve-gevent": Server("pyserve gevent", partial(pyserve, kind="gevent"), "pyserve", list(CASES)),
     "pyserve-no-log": Server("pyserve sync, no access log", partial(pyserve, log=False), "pyserve", ["log"]),
     "gunicorn-sync": Server("gunicorn sync", partial(gunicorn, "sync"), "gunicorn", APP_CASES),
     "gunicorn-gthread": Server("gunicorn gthread", partial(gunicorn, "gthread"), "gunicorn", APP_CASES),
-    "gunicorn-gevent": Server("gunicorn gevent", partial(gunicorn, "gevent"), "gunicorn", APP_CASES),
+    "gunicorn-gevent": Server("gunicorn gevent", partial(gunicorn, "gevent"), "gunicorn", WAITING_CASES),
+    "pywsgi": Server("gevent.pywsgi", partial(launched, "gevent.pywsgi"), "gevent", WAITING_CASES),
     "granian": Server("granian", granian, "granian", APP_CASES),
     "uwsgi": Server("uWSGI", uwsgi, "uwsgi", APP_CASES),
     "bjoern": Server("bjoern", partial(launched, "bjoern"), "bjoern", APP_CASES),
