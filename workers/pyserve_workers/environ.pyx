@@ -27,6 +27,10 @@ from pyserve_workers.http1 cimport (
 from pyserve_workers.inbox cimport known_fields
 
 
+cdef extern from "Python.h":
+    PyObject *PyDict_SetDefault(dict environ, object key, object value) except NULL   # borrowed
+    Py_ssize_t PyDict_GET_SIZE(dict environ)
+
 cdef extern from "octets.h" nogil:
     size_t octets_unquote(char *out, const char *data, size_t size)
 
@@ -141,6 +145,7 @@ cdef int add_fields(dict environ, const h1_head *head, const char *base) except 
     cdef const char *data
     cdef object key, value
     cdef PyObject *before
+    cdef Py_ssize_t size
     for i in range(head.field_count):
         field = &head.fields[i]
         if field.flags & H1_FIELD_HAS_UNDERSCORE:
@@ -154,10 +159,11 @@ cdef int add_fields(dict environ, const h1_head *head, const char *base) except 
         else:
             key = <object>keys[field.known]
             value = text(field.known, data, field.value.length)
-        before = PyDict_GetItem(environ, key)
-        if before is not NULL:
+        size = PyDict_GET_SIZE(environ)
+        before = PyDict_SetDefault(environ, key, value)
+        if PyDict_GET_SIZE(environ) == size:   # it was there: a repeated field
             value = f"{<str>before}; {value}" if field.known == H1_FIELD_COOKIE else f"{<str>before},{value}"
-        PyDict_SetItem(environ, key, value)
+            PyDict_SetItem(environ, key, value)
     return 0
 
 
