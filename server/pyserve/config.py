@@ -55,6 +55,7 @@ class Config:
     forwarded_allow_ips: str
     workers: int
     worker_class: str
+    threads: int
     worker_connections: int
     user: str | None
     group: str | None
@@ -310,6 +311,17 @@ def complete(given: dict[str, Given], cwd: str) -> None:
         found[name] = path if path in (None, "-") else os.path.join(folder, path)
     for name, value in found.items():
         given[name] = given[name]._replace(value=value)
+    given["worker_class"] = worker_class(given)
+
+
+def worker_class(given: dict[str, Given]) -> Given:
+    """gunicorn's rules: gthread is the class with threads, and so is sync with more than one of them."""
+    chosen, threads = given["worker_class"], given["threads"]
+    if chosen.value == "gthread":
+        return chosen._replace(value="threads")
+    if chosen.value == "sync" and threads.value > 1:
+        return Given("threads", threads.origin)
+    return chosen
 
 
 def absolute_bind(folder: str, text: str) -> str:

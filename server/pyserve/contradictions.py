@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pyserve.config import Given
 
-OURS = ("sync", "gevent")
+OURS = ("sync", "threads", "gevent")
 WILDCARDS = ("0.0.0.0", "::")
 
 # (the larger, the smaller): the first must not be less than the second.
@@ -98,6 +98,8 @@ def warnings(given: Mapping[str, Given]) -> list[str]:
             f"{said(given, 'limit_connections')} may need {needed} descriptors, and a worker may open {allowed}: "
             f"beyond them clients are answered with 503, and large bodies cannot be spooled"
         )
+    if given["threads"].value > 1 and given["worker_class"].value != "threads":
+        lines.append(f"{said(given, 'threads')} does nothing: {said(given, 'worker_class')}")
     return lines
 
 

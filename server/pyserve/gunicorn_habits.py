@@ -17,7 +17,6 @@ OPTIONS = {
     "-R": "not available: the application's output always goes where pyserve's does",
     "--enable-stdio-inheritance": "not available: the application's output always goes where pyserve's does",
     "--capture-output": f"{LATER}; the application's output goes where pyserve's standard error goes",
-    "--threads": f"{LATER}; use more --workers",
     "--max-requests": LATER,
     "--max-requests-jitter": LATER,
     "--reload": f"{LATER}; send SIGHUP to load changed code",

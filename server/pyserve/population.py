@@ -267,7 +267,8 @@ class Population:
         elif message.kind == "LEAVING":
             if not process.leaving:
                 process.leaving = message["cause"]
-                self.log.info(f"{process.name} was told to stop ({message['cause']}); a replacement starts")
+                why = "was told to stop" if message["cause"] == "SIGTERM" else "has to leave"
+                self.log.info(f"{process.name} {why} ({message['cause']}); a replacement starts")
                 self.press_drain(process, time.monotonic() + process.config.graceful_timeout)
                 self.tell(rollout.WorkerLeaving(process.worker.id))
         elif message.kind == "BYE":

@@ -21,6 +21,9 @@ typedef struct {
     uint64_t heartbeat;      /* ns: last turn of the worker's loop */
     uint64_t request_start;  /* ns: when the request now in the app entered it; 0: none */
     uint64_t active;         /* requests in the app now */
+    uint64_t queued;         /* complete requests that wait for a thread now */
+    uint64_t queue_waits;    /* requests that have waited for one */
+    uint64_t queue_time;     /* ns: how long they did, in all */
     uint64_t connections;    /* open client connections */
     uint64_t requests;       /* responses finished, errors included */
     uint64_t bytes_in;

@@ -51,6 +51,7 @@ else:
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 MOST_WORKERS = 512  # slots of the scoreboard
+MOST_THREADS = 1024
 
 
 class Setting(_Row):
@@ -129,15 +130,22 @@ SETTINGS = (
     # ------------------------------------------------------------------------------------------------------------
     Setting(
         "workers", "Processes", ("-w", "--workers"), Whole(1, MOST_WORKERS), None,
-        "Worker processes, each running one request at a time under the sync class. Raise it when requests wait for "
-        "databases or other services.",
+        "Worker processes, each running one request at a time under the sync class. Raise it, or threads, when "
+        "requests wait for databases or other services.",
         default_text="the CPUs this process may use",
         platform=("WEB_CONCURRENCY", "{}"),
     ),
     Setting(
         "worker_class", "Processes", ("-k", "--worker-class"), Kind(), "sync",
-        "How a worker runs requests. sync: one at a time. gevent: each in a greenlet, thousands at once, for apps that "
-        "wait for others (needs pyserve[gevent]).",
+        "How a worker runs requests. sync: one at a time, or in threads if threads is more than 1. threads (also called "
+        "gthread): in threads. gevent: each in a greenlet, thousands at once, for apps that wait for others (needs "
+        "pyserve[gevent]). docs/workers.md helps to choose.",
+    ),
+    Setting(
+        "threads", "Processes", ("--threads",), Whole(1, MOST_THREADS), 1,
+        "Requests that one worker process may run at once, each in a thread of its own. More than 1 chooses the "
+        "threads worker class unless another than sync is given. Raise it when requests wait for databases or other "
+        "services.",
     ),
     Setting(
         "worker_connections", "Processes", ("--worker-connections",), Whole(1, 1_000_000), 1000,

@@ -28,7 +28,8 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "socket_mode": [("600", 0o600), ("0666", 0o666), ('"0o777"', 0o777)],
     "forwarded_allow_ips": [("*", "*"), ("10.0.0.1", "10.0.0.1"), ('["::1", "10.0.0.2"]', "::1,10.0.0.2")],
     "workers": [("1", 1), ("2", 2), ("3", 3)],
-    "worker_class": [("gevent", "gevent"), ("sync", "sync"), ('"gevent"', "gevent")],
+    "worker_class": [("gevent", "gevent"), ("threads", "threads"), ('"gevent"', "gevent")],
+    "threads": [("1", 1), ("1", 1), ("1", 1)],
     "worker_connections": [("1", 1), ("2", 2), ("3", 3)],
     "user": [("root", "root"), ("0", "0"), ("0", "0")],
     "group": [("root", "root"), ("0", "0"), ("0", "0")],
@@ -230,7 +231,7 @@ def test_no_application(cwd: str) -> None:
         ('keep-alive = 5', 'pyserve.toml line 1: no setting is called "keep-alive", did you mean "keep_alive"?'),
         ('colour = 5', 'pyserve.toml line 1: no setting is called "colour"'),
         ('errorlog = "-"', 'pyserve.toml line 1: no setting is called "errorlog", did you mean "error_logfile"?'),
-        ('threads = 5', 'pyserve.toml line 1: threads is not available in this version; use more --workers'),
+        ('max_requests = 5', 'pyserve.toml line 1: max_requests is not available in this version'),
         ('workers = "4"', 'pyserve.toml line 1: workers = "4": expected a whole number, without quotes'),
         ('workers = true', 'pyserve.toml line 1: workers = true: expected a whole number'),
         ('workers = 0', 'pyserve.toml line 1: workers = 0: must be 1 to 512'),
@@ -381,7 +382,23 @@ def test_binds_that_go_together(cwd: str) -> None:
 def test_unknown_worker_class(cwd: str) -> None:
     message = failure(ConfigError, {**CLI, "worker_class": "magic"}, {}, cwd)
     assert message.startswith("worker_class = magic (--worker-class) is not installed, there is: ")
-    assert "sync" in message
+    assert "sync, threads" in message
+
+
+@pytest.mark.parametrize(
+    ("cli", "worker_class", "origin"),
+    [
+        ({}, "sync", "default"),
+        ({"threads": "1"}, "sync", "default"),
+        ({"threads": "2"}, "threads", "--threads"),
+        ({"threads": "4", "worker_class": "sync"}, "threads", "--threads"),
+        ({"worker_class": "gthread"}, "threads", "--worker-class"),
+        ({"worker_class": "threads", "threads": "1"}, "threads", "--worker-class"),
+    ],
+)
+def test_what_gunicorn_users_type_for_threads(cli: dict[str, str], worker_class: str, origin: str, cwd: str) -> None:
+    found = load({**CLI, **cli}, {}, cwd)
+    assert (found.worker_class, found.origin["worker_class"]) == (worker_class, origin)
 
 
 @pytest.mark.parametrize("name", ["user", "group"])

@@ -28,7 +28,7 @@ from pyserve_workers.accesslog cimport log_entry, log_request
 from pyserve_workers.clientsocket import ENVIRON_KEY, ClientSocket
 from pyserve_workers.context cimport Context, clock_now
 from pyserve_workers.environ cimport make_environ
-from pyserve_workers.exchange cimport described, exchange
+from pyserve_workers.exchange cimport described, exchange, interrupt
 from pyserve_workers.http1 cimport h1_head
 from pyserve_workers.inbox cimport IN_COMPLETE, IN_FAULT, Inbox
 from pyserve_workers.outbox cimport OUT_BLOCKED, OUT_EMPTY, OUT_GONE, Outbox
@@ -172,12 +172,16 @@ cdef class Connection:
     @property
     def request_line(self):
         """Of the request that is in the app: ``"GET /path"``, the client's bytes as Latin-1; empty if none is."""
-        cdef h1_head *head = self.inbox.head
-        cdef const char *base = self.inbox.data + self.inbox.start
+        cdef h1_head *head
         if self.state != S_RUNNING:
             return ""
-        method = base[head.method.offset:head.method.offset + head.method.length]
-        target = base[head.target.offset:head.target.offset + head.target.length]
+        with cython.critical_section(self.response):
+            if not self.response.running:
+                return ""
+            head = self.inbox.head
+            line = self.inbox.data + self.inbox.start
+            method = line[head.method.offset:head.method.offset + head.method.length]
+            target = line[head.target.offset:head.target.offset + head.target.length]
         return f"{method.decode('latin-1')} {target.decode('latin-1')}"
 
     cdef bint is_running(self) noexcept:
@@ -282,6 +286,10 @@ cdef class Connection:
         # An idle connection, used or not, is closed without a word: a client that sends its request just now would
         # take a 408 for the answer to it.
         return self.shut()
+
+    def interrupt(self, unsigned long thread):
+        """Have RequestTimeout raised in the app, which that thread runs for this connection; False if it does not."""
+        return self.state == S_RUNNING and interrupt(self.response, thread)
 
     def gone(self):
         """The client was seen to be gone while its request is in the app: its response is not sent."""

@@ -5,8 +5,12 @@ Nothing that an app raises gets past here: SystemExit and KeyboardInterrupt too 
 other clients of this worker have done nothing.
 """
 
+cimport cython
+from cpython.object cimport PyObject
+
 cdef extern from "Python.h":
     bint PyGen_CheckExact(object value)
+    int PyThreadState_SetAsyncExc(unsigned long thread, PyObject *exception)
 
 from pyserve.errors import ClientGone, RequestTimeout
 
@@ -16,8 +20,23 @@ from pyserve_workers.outbox cimport OUT_GONE
 from pyserve_workers.response cimport STAGED, Response
 
 
-cdef inline void set_running(Context context, Response response, bint running) noexcept:
-    response.running = context.running = running
+cdef void set_running(Context context, Response response, bint running) noexcept:
+    """Code of the app begins or ends to run. What interrupt() asked for does not outlive it: the exception would hit
+    our own code, or the next request."""
+    with cython.critical_section(response):
+        response.running = context.running = running
+        if response.interrupted:
+            PyThreadState_SetAsyncExc(response.interrupted, NULL)
+            response.interrupted = 0
+
+
+cdef bint interrupt(Response response, unsigned long thread) noexcept:
+    """Has RequestTimeout raised in the app, which the thread runs; False if it does not run."""
+    with cython.critical_section(response):
+        if not response.running or response.outbox.waiting:
+            return False
+        response.interrupted = thread
+        return PyThreadState_SetAsyncExc(thread, <PyObject *>RequestTimeout) == 1
 
 
 cdef int exchange(Context context, Response response, object start_response, dict environ) except -1:

@@ -63,6 +63,7 @@ class LoopWorker(Worker):
         self.shedding = Shedding(self)
         self.stale = False  # the app has run since epoll was asked: meanwhile the master may have said something
         self.pending: list[Connection] = []  # with complete requests in their buffers, for the next turn
+        self.taken: set[Connection] = set()  # others are at work on these
         timeouts = (config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive)
         self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
         self.next_sweep = 0.0
@@ -113,9 +114,10 @@ class LoopWorker(Worker):
         """Have epoll watch for what the connection wants next; 0: it has closed itself."""
         fd = connection.fd
         if wanted == 0:
-            self.interest.pop(fd, None)
-            self.connections.pop(fd, None)
-            self.slot.set("connections", len(self.connections))
+            if self.connections.get(fd) is connection:  # else the number is another's already
+                self.interest.pop(fd, None)
+                del self.connections[fd]
+                self.slot.set("connections", len(self.connections))
         else:
             if connection.pending:
                 self.pending.append(connection)
@@ -136,11 +138,12 @@ class LoopWorker(Worker):
         if self.stale:
             self.control()
         self.stale = True
-        about = self.listeners.get(listener_fd)
-        if about is None or self.full:
-            return
+        if listener_fd in self.listeners and not self.full:
+            self.accept_one(listener_fd)
+
+    def accept_one(self, listener_fd: int) -> None:
         try:
-            connection = accept(self.context, listener_fd, about)
+            connection = accept(self.context, listener_fd, self.listeners[listener_fd])
         except OSError as error:
             self.shedding.refused(listener_fd, error)
             return
@@ -169,6 +172,7 @@ class LoopWorker(Worker):
         """Have epoll watch for what a new connection wants."""
         fd = connection.fd
         self.connections[fd] = connection
+        self.interest.pop(fd, None)
         self.slot.set("connections", len(self.connections))
         self.epoll.register(fd, wanted)
         if wanted != select.EPOLLIN:
@@ -194,10 +198,11 @@ class LoopWorker(Worker):
         if not self.full:
             self.resume_accepting()
         for connection in expired(self.connections, now):
-            self.after(connection, connection.expire())
+            if connection not in self.taken:
+                self.after(connection, connection.expire())
         self.shedding.sweep(now)
         if self.state == "draining" and now >= self.linger_until:
-            for connection in [c for c in self.connections.values() if c.idle]:
+            for connection in [c for c in self.connections.values() if c.idle and c not in self.taken]:
                 self.after(connection, connection.retire())
 
     # Leaving.

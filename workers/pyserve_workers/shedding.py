@@ -120,7 +120,8 @@ class Shedding:
         now = time.monotonic()
         if now < self.look_again:
             return
-        idle = idle_longest(self.worker.connections, now, IDLE_LONG, self.at_once)
+        longest = idle_longest(self.worker.connections, now, IDLE_LONG, self.at_once)
+        idle = [connection for connection in longest if connection not in self.worker.taken]
         if not idle:
             self.look_again = now + IDLE_LONG / 4
         for connection in idle:

@@ -271,17 +271,21 @@ def _is_ours(filename: str) -> bool:
 
 
 def stacks(main: FrameType | None) -> str:
-    """Where every thread is now in the code that is not ours, most recent call last."""
-    threading = sys.modules.get("threading")
-    names = {thread.ident: thread.name for thread in threading.enumerate()} if threading else {}
+    """Where every thread is now in the code that is not ours, most recent call last; the calling one at ``main``.
+    Those that are in ours only are left out."""
     import _thread
 
     here = _thread.get_ident()
-    parts = []
-    for ident, frame in sorted(sys._current_frames().items(), key=lambda item: item[0] != here):
-        name = names.get(ident, "MainThread" if ident == here else str(ident))
-        parts.append(f"Thread {name}:\n{stack(main if ident == here else frame)}")
-    return "\n".join(parts)
+    others = [stack_of(ident, frame) for ident, frame in sys._current_frames().items() if ident != here]
+    return "\n".join(filter(None, [stack_of(here, main), *others]))
+
+
+def stack_of(ident: int, frame: FrameType | None) -> str:
+    """The same of one thread, under its name."""
+    threading = sys.modules.get("threading")
+    names = {thread.ident: thread.name for thread in threading.enumerate()} if threading else {ident: "MainThread"}
+    lines = stack(frame)
+    return f"Thread {names.get(ident, ident)}:\n{lines}" if lines else ""
 
 
 def stack(frame: FrameType | None) -> str:
@@ -289,4 +293,5 @@ def stack(frame: FrameType | None) -> str:
     import traceback
 
     summary = traceback.extract_stack(frame) if frame is not None else []
-    return "".join(traceback.format_list([entry for entry in summary if not _is_ours(entry.filename)]))
+    first = next((index for index, entry in enumerate(summary) if _is_ours(entry.filename)), 0)  # before it: its start
+    return "".join(traceback.format_list([entry for entry in summary[first:] if not _is_ours(entry.filename)]))

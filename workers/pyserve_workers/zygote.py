@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 OURS = {
     "sync": "pyserve_workers.sync:SyncWorker",
+    "threads": "pyserve_workers.threads:ThreadsWorker",
     "gevent": "pyserve_workers.geventworker:GeventWorker",
 }
 COLLECT_EVERY = 100_000  # container objects, while the app is imported
