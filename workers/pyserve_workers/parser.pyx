@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """The parser as Python functions, for the tests, which feed it bytes in every way; the server calls the C functions."""
 
 from collections import namedtuple
