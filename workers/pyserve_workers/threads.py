@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import threading
 import time
 from _thread import allocate_lock, get_ident
 from collections import deque
@@ -45,8 +46,6 @@ class AppThread:
     """A thread of the pool. It sleeps until ``begin()`` gives it a connection, or None: then it ends."""
 
     def __init__(self, name: str, live: Callable[[AppThread], None]) -> None:
-        import threading
-
         self.name = name
         # A daemon: at its deadline the process does not wait for those that are still in the app.
         self.thread = threading.Thread(target=live, args=(self,), name=name, daemon=True)

@@ -161,6 +161,8 @@ class Zygote:
         generation = self.generation
         description = "what workers need, but not the app: each imports it for itself"
         try:
+            if generation.config.worker_class in OURS:  # a user who cannot read the interpreter's files can run it
+                find_worker_class(generation.config.worker_class)
             generation.enter()
             find_worker_class(generation.config.worker_class)
             if generation.access_log_fd is not None:  # a wrong format is found before there are workers
