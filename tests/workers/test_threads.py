@@ -286,14 +286,39 @@ def test_a_late_request_is_interrupted_with_the_stack_of_its_thread_in_the_log(s
 def test_a_request_that_cannot_be_interrupted_costs_its_worker_and_nobody_else(start: Started) -> None:
     with start("--threads", "3", "--timeout", "1") as threaded:
         worker = threaded.server.workers()[0]
-        stuck = threaded.ask("/stubborn")
-        threaded.server.wait_for_log("GET /stubborn from 127.0.0.1 goes on: this worker is replaced")
-        assert "swallowed" in threaded.server.log
+        stuck = [*threaded.ask("/stubborn"), *threaded.ask("/sleep?300")]
+        assert [future.result(GENEROUS) for future in stuck] == [(504, "The request took too long.\n")] * 2
+        log = threaded.server.log
+        assert "GET /stubborn from 127.0.0.1 goes on: this worker is replaced; its client is answered with 504" in log
+        assert "swallowed" in log
         threaded.server.wait_for_log(r"has to leave \(a request that cannot be interrupted\); a replacement starts")
-        wait_for(lambda: int(threaded.get("/pid")[1]) != worker)
+        threaded.server.wait_for_log(rf"pid {worker} has left")  # it does not wait for them
+        assert int(threaded.get("/pid")[1]) != worker
+
+
+def test_a_stream_that_is_stuck_is_cut_when_its_worker_leaves(start: Started) -> None:
+    with start("--threads", "2", "--timeout", "1", "--graceful-timeout", "1", "--access-logfile", "-") as threaded:
+        client = threaded.connect()
+        client.sendall(GET % b"/half")
+        threaded.server.wait_for_log("GET /half from 127.0.0.1 goes on: this worker is replaced$")
+        data = b""
+        while part := client.recv(65536):
+            data += part
+        assert data.endswith(b"half\r\n")  # a chunk, and no end
+        threaded.server.wait_for_log("1 request was cut: the graceful timeout is over")
+        threaded.server.wait_for_log(r"has left \(a request that cannot be interrupted\)")
+
+
+def test_an_app_that_comes_back_after_its_client_was_answered(start: Started) -> None:
+    arguments = ["--timeout", "1", "--access-logfile", "-", "--keepalive-linger", "60", "--graceful-timeout", "60"]
+    with start("--threads", "2", *arguments) as threaded:
+        idle = threaded.connect()  # keeps the worker from leaving
+        assert threaded.ask("/stubborn")[0].result(GENEROUS)[0] == 504
         threaded.gate.touch()
-        assert stuck[0].result(GENEROUS) == (200, "stubborn")
-        threaded.server.wait_for_log(rf"pid {worker} has left")
+        threaded.server.wait_for_log("the app has come back after its client was answered with 504")
+        threaded.server.wait_for_log('"GET /stubborn HTTP/1.1" 504 ')
+        idle.sendall(GET % b"/")
+        assert read_response(idle).endswith(b"hello")
 
 
 def test_requests_that_are_cut_leave_their_stacks(start: Started) -> None:

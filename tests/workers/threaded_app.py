@@ -78,6 +78,11 @@ class Stream:
         closed += 1
 
 
+def half() -> Iterator[bytes]:
+    yield b"half"
+    stubborn()
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "/": lambda: "hello",
     "/pid": lambda: str(os.getpid()),
@@ -94,6 +99,9 @@ def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byte
     if path == "/stream":
         start_response("200 OK", [])
         return Stream()
+    if path == "/half":
+        start_response("200 OK", [])
+        return half()
     if path == "/multithread":
         text = str(environ["wsgi.multithread"])
     elif path == "/sleep":

@@ -42,6 +42,9 @@ cdef extern from "accept.h" nogil:
     int SHUT_WR
     int SHUT_RDWR
     int shutdown(int fd, int how)
+    int ECANCELED
+    int MSG_NOSIGNAL
+    ssize_t send(int fd, const void *data, size_t size, int flags)
     ssize_t recv(int fd, void *data, size_t size, int flags)
 
 cdef extern from "octets.h" nogil:
@@ -81,6 +84,10 @@ cdef enum:
     LINGER_BYTES = 16 << 20
 
 cdef uint64_t LINGER_TIME = 2000000000
+cdef bytes TOO_LATE = (
+    b"HTTP/1.1 504 Gateway Timeout\r\n%bConnection: close\r\nContent-Type: text/plain; charset=iso-8859-1\r\n"
+    b"Content-Length: 27\r\n\r\nThe request took too long.\n"
+)
 
 globals()["Context"] = Context   # a cimported class is not an attribute of the module by itself
 
@@ -152,6 +159,8 @@ cdef class Connection:
     @property
     def unfinished(self):
         """A request has begun to arrive and is not answered to its end."""
+        if self.state == S_RUNNING:
+            return not self.response.given_up
         return S_HEAD <= self.state <= S_FLUSH and (self.state != S_HEAD or self.inbox.has_begun())
 
     @property
@@ -290,6 +299,23 @@ cdef class Connection:
     def interrupt(self, unsigned long thread):
         """Have RequestTimeout raised in the app, which that thread runs for this connection; False if it does not."""
         return self.state == S_RUNNING and interrupt(self.response, thread)
+
+    def give_up(self):
+        """The app does not come back: its client gets a 504, and what the app gives later is not sent. False if it has
+        given something already. Only with the GIL, which keeps the app's thread from sending at the same time."""
+        cdef Context context = self.context
+        cdef bytes answer
+        if self.state != S_RUNNING or self.response.head_is_sent() or not self.outbox.is_empty() or self.outbox.failure:
+            return False
+        context.tick(clock_now())
+        answer = TOO_LATE % context.server_date[:context.server_date_length]
+        if self.response.head_request:
+            answer = answer[:answer.index(b"\r\n\r\n") + 4]
+        send(self.fd, <const char *>answer, len(answer), MSG_NOSIGNAL)
+        shutdown(self.fd, SHUT_WR)
+        self.response.given_up = True
+        self.abandon(ECANCELED)
+        return True
 
     def gone(self):
         """The client was seen to be gone while its request is in the app: its response is not sent."""
@@ -560,8 +586,10 @@ cdef class Connection:
         cdef Inbox inbox = self.inbox
         cdef h1_head *head
         cdef Py_ssize_t size
+        if response.given_up:
+            response.status, response.sent = 504, 0
         self.context.count(response.status)
-        entry.cut = response.cut or response.short or self.outbox.failure != 0
+        entry.cut = not response.given_up and (response.cut or response.short or self.outbox.failure != 0)
         if entry.cut:
             self.context.slot.cut += 1
         if self.context.access_log is None:
@@ -580,7 +608,9 @@ cdef class Connection:
         """The outbox cannot send any more."""
         cdef int failure = self.outbox.failure
         cdef double patience = self.context.write_timeout / 1e9
-        if failure == ENODATA:
+        if failure == ECANCELED:
+            self.context.log.info(f"{self.name()}: the app has come back after its client was answered with 504")
+        elif failure == ENODATA:
             self.context.log.error(f"{self.name()}: cut: the file of its response became shorter while it was sent")
         elif failure == ETIMEDOUT:
             self.context.log.info(f"{self.name()}: cut: it has not read its response for {patience:g} s")

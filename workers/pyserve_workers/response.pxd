@@ -14,6 +14,7 @@ cdef class Response:
     cdef Context context
     cdef Outbox outbox            # None: the request is over
     cdef bint running             # code of the app may run for it, unless the outbox waits for the client
+    cdef bint given_up            # the client was answered with 504: nothing of this is sent
     cdef unsigned long interrupted   # the thread in which RequestTimeout is to be raised; 0: none
     cdef int stage                # one of the above
     cdef int status

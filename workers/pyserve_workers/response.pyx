@@ -108,6 +108,7 @@ cdef class Response:
         outbox.waited = 0
         outbox.bunch = context.may_bunch()
         outbox.whole = False
+        self.given_up = False
         self.http11 = http11
         self.head_request = head_request
         self.keep_alive = keep_alive

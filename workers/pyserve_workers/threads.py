@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 GONE = select.EPOLLHUP | select.EPOLLERR
 STUCK = "a request that cannot be interrupted"
+FAREWELL = 1.0  # seconds for the locals of an idle thread to be released
 
 
 class AppThread:
@@ -82,10 +83,10 @@ class ThreadsWorker(LoopWorker):
         self.held: deque[Connection] = deque()  # readable, but not read while the queue is full; out of epoll
         self.muted: set[Connection] = set()  # taken, and sent something meanwhile; out of epoll
         self.deaf: list[int] = []  # listeners that are out of epoll while every thread is busy
+        self.given_up: set[Connection] = set()  # whose requests are stuck
         self.stuck = False  # a thread is, and so this worker must be replaced
         self.told_stacks = False
-        # Where there is no GIL a leader that runs requests itself would use one core.
-        self.may_lead = getattr(sys, "_is_gil_enabled", lambda: True)()
+        self.has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
         if self.config.timeout:
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
 
@@ -145,11 +146,18 @@ class ThreadsWorker(LoopWorker):
             )
             thread.pressed = now
             connection.interrupt(thread.ident)
-        elif now >= thread.pressed + INTERRUPT_GRACE and self.state == "serving" and not self.stuck:
-            self.log.error(f"{connection.request} goes on: this worker is replaced\n{stack_of(thread.ident)}")
-            self.stuck = True
-            if self.leader is not None:
-                self.give_back()
+        elif now >= thread.pressed + INTERRUPT_GRACE and connection not in self.given_up:
+            self.give_up(connection, thread)
+
+    def give_up(self, connection: Connection, thread: AppThread) -> None:
+        """A request is stuck. Its client need not wait; and its thread is lost, so that this worker must be replaced."""
+        self.given_up.add(connection)
+        answered = self.has_gil and connection.give_up()
+        told = "; its client is answered with 504" if answered else ""
+        self.log.error(f"{connection.request} goes on: this worker is replaced{told}\n{stack_of(thread.ident)}")
+        self.stuck = True
+        if self.leader is not None:
+            self.give_back()
 
     # Leaving.
 
@@ -170,11 +178,20 @@ class ThreadsWorker(LoopWorker):
 
     def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """The master says that the graceful deadline is over; requests that are late are this worker's own affair."""
-        if os.getpid() == self.pid:
+        if os.getpid() == self.pid and self.state == "draining":
             self.tell_stacks()
 
+    def drained(self) -> bool:
+        """Nobody waits for the requests that are stuck."""
+        if self.state == "draining" and self.given_up:
+            left = self.connections.values()
+            if all(connection in self.given_up and not connection.unfinished for connection in left):
+                self.deadline = min(self.deadline, time.monotonic())
+        return super().drained()
+
     def abandon(self) -> None:
-        self.tell_stacks()
+        if any(connection.unfinished for connection in self.connections.values()):
+            self.tell_stacks()
         super().abandon()
         self.queue.clear()
         self.held.clear()
@@ -193,7 +210,7 @@ class ThreadsWorker(LoopWorker):
             thread.begin(None)
         self.tables.release()
         for thread in idle:
-            thread.thread.join(max(0.0, self.deadline - time.monotonic()))
+            thread.thread.join(FAREWELL)
         self.tables.acquire()
 
     def end(self) -> None:
@@ -302,7 +319,8 @@ class ThreadsWorker(LoopWorker):
         if thread is None:
             self.wait(connection)
             return
-        if leader is None and self.may_lead and self.pace.quick and self.state == "serving":
+        # Where there is no GIL a leader that runs requests itself would use one core.
+        if leader is None and self.has_gil and self.pace.quick and self.state == "serving":
             self.leader = thread
             self.pace.lead(self.pulse.calls)
         self.pace.handed_out()
@@ -376,6 +394,7 @@ class ThreadsWorker(LoopWorker):
 
     def finish(self, me: AppThread, connection: Connection, wanted: int) -> None:
         me.connection = None
+        self.given_up.discard(connection)
         if wanted == REQUEST:  # the client did not wait for the answer; others have their turn before the next one
             wanted = connection.flush()
         if wanted == REQUEST:
