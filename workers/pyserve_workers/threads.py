@@ -150,7 +150,7 @@ class ThreadsWorker(LoopWorker):
             self.give_up(connection, thread)
 
     def give_up(self, connection: Connection, thread: AppThread) -> None:
-        """A request is stuck. Its client need not wait; and its thread is lost, so that this worker must be replaced."""
+        """A request is stuck. Its client need not wait; its thread is lost, so this worker must be replaced."""
         self.given_up.add(connection)
         answered = self.has_gil and connection.give_up()
         told = "; its client is answered with 504" if answered else ""
