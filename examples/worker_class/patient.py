@@ -72,5 +72,5 @@ class PatientWorker(LoopWorker):
         super().sweep(now)
         if self.config.timeout:
             for connection in overdue(self.connections, now - self.config.timeout):
-                self.log.error(f"{connection.request} takes too long")
+                self.log.error(f"{connection.request_line} takes too long")
                 connection.interrupt(self.threads[connection].ident or 0)

@@ -87,8 +87,8 @@ def warnings(given: Mapping[str, Given]) -> list[str]:
     lines = []
     if given["access_logformat"].origin != "default" and given["access_logfile"].value is None:
         lines.append(f"{said(given, 'access_logformat')} does nothing: access_logfile is not set")
-    if given["worker_connections"].origin != "default" and given["worker_class"].value == "sync":
-        lines.append(f"{said(given, 'worker_connections')} does nothing: sync workers run one request at a time")
+    if given["worker_connections"].origin != "default" and given["worker_class"].value in ("sync", "threads"):
+        lines.append(f"{said(given, 'worker_connections')} does nothing: {said(given, 'worker_class')}")
     if given["socket_mode"].origin != "default" and not any(text[:5] == "unix:" for text in given["bind"].value):
         lines.append(f"{said(given, 'socket_mode')} does nothing: no unix socket is bound")
     most = given["limit_connections"].value

@@ -137,9 +137,9 @@ SETTINGS = (
     ),
     Setting(
         "worker_class", "Processes", ("-k", "--worker-class"), Kind(), "sync",
-        "How a worker runs requests. sync: one at a time, or in threads if threads is more than 1. threads (also called "
-        "gthread): in threads. gevent: each in a greenlet, thousands at once, for apps that wait for others (needs "
-        "pyserve[gevent]). docs/workers.md helps to choose.",
+        "How a worker runs requests. sync: one at a time, or in threads if threads is more than 1. threads (also "
+        "called gthread): in threads. gevent: each in a greenlet, thousands at once, for apps that wait for others "
+        "(needs pyserve[gevent]). docs/workers.md helps to choose.",
     ),
     Setting(
         "threads", "Processes", ("--threads",), Whole(1, MOST_THREADS), 1,

@@ -28,7 +28,7 @@ import requests
 from support.processes import GENEROUS, children, descendants, in_session, title, wait_for
 
 BIND_FLAGS = ("-b", "--bind")
-WORKER_CLASSES = ("sync", "gevent")
+WORKER_CLASSES = ("sync", "threads", "gevent")
 
 worker_class: str | None = None  # what servers have now that do not say it themselves; see the fixture worker_class
 
@@ -157,6 +157,8 @@ def serve(
         environ = {**os.environ, **(env or {})}
         if worker_class is not None:
             environ["PYSERVE_WORKER_CLASS"] = worker_class
+        if worker_class == "threads":
+            environ["PYSERVE_THREADS"] = "4"
         server = Server(command(*arguments), cwd, environ, Path(folder, "log"), error_log)
         try:
             if ready:

@@ -276,7 +276,7 @@ def test_a_late_request_is_interrupted_with_the_stack_of_its_thread_in_the_log(s
         late = threaded.ask("/wait", 2)
         assert [future.result(GENEROUS)[0] for future in late] == [504, 504]
         log = threaded.server.log
-        assert log.count("GET /wait from 127.0.0.1 has run for") == 2
+        assert log.count("GET /wait has run for") == 2
         assert log.count("time.sleep(0.005)") == 2
         assert log.count("Thread pyserve-") == 2
         assert threaded.get("/") == (200, "hello")
@@ -289,7 +289,7 @@ def test_a_request_that_cannot_be_interrupted_costs_its_worker_and_nobody_else(s
         stuck = [*threaded.ask("/stubborn"), *threaded.ask("/sleep?300")]
         assert [future.result(GENEROUS) for future in stuck] == [(504, "The request took too long.\n")] * 2
         log = threaded.server.log
-        assert "GET /stubborn from 127.0.0.1 goes on: this worker is replaced; its client is answered with 504" in log
+        assert "GET /stubborn goes on: this worker is replaced; its client is answered with 504" in log
         assert "swallowed" in log
         threaded.server.wait_for_log(r"has to leave \(a request that cannot be interrupted\); a replacement starts")
         threaded.server.wait_for_log(rf"pid {worker} has left")  # it does not wait for them
@@ -300,7 +300,7 @@ def test_a_stream_that_is_stuck_is_cut_when_its_worker_leaves(start: Started) ->
     with start("--threads", "2", "--timeout", "1", "--graceful-timeout", "1", "--access-logfile", "-") as threaded:
         client = threaded.connect()
         client.sendall(GET % b"/half")
-        threaded.server.wait_for_log("GET /half from 127.0.0.1 goes on: this worker is replaced$")
+        threaded.server.wait_for_log("GET /half goes on: this worker is replaced$")
         data = b""
         while part := client.recv(65536):
             data += part

@@ -26,10 +26,10 @@ from contextvars import Context as Variables
 
 from pyserve.children import INTERRUPT_GRACE
 from pyserve_workers.connection import REQUEST, WANT_READ
-from pyserve_workers.loop import LISTENER_EVENTS, LoopWorker
+from pyserve_workers.loop import LoopWorker
 from pyserve_workers.pace import Pace
 from pyserve_workers.pulse import Pulse
-from pyserve_workers.worker import FAILED, stack_of, stacks
+from pyserve_workers.worker import FAILED, stack_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,10 +61,14 @@ class AppThread:
         self.pressed = 0.0
         self.wake.release()
 
+    def stack(self) -> str:
+        return stack_of(self.ident, sys._current_frames().get(self.ident))
+
 
 class ThreadsWorker(LoopWorker):
     multithread = True
     concurrent = True
+    heartbeat = True
 
     @property
     def in_app(self) -> bool:
@@ -82,7 +86,6 @@ class ThreadsWorker(LoopWorker):
         self.queue: deque[tuple[Connection, int]] = deque()  # complete requests, and since when they wait
         self.held: deque[Connection] = deque()  # readable, but not read while the queue is full; out of epoll
         self.muted: set[Connection] = set()  # taken, and sent something meanwhile; out of epoll
-        self.deaf: list[int] = []  # listeners that are out of epoll while every thread is busy
         self.given_up: set[Connection] = set()  # whose requests are stuck
         self.stuck = False  # a thread is, and so this worker must be replaced
         self.told_stacks = False
@@ -141,8 +144,8 @@ class ThreadsWorker(LoopWorker):
         if not thread.pressed:
             took = now - connection.started
             self.log.error(
-                f"{connection.request} has run for {took:.1f} s (timeout is {timeout:g} s); it is interrupted\n"
-                f"{stack_of(thread.ident)}"
+                f"{connection.request_line} has run for {took:.1f} s (timeout is {timeout:g} s); it is interrupted\n"
+                f"{thread.stack()}"
             )
             thread.pressed = now
             connection.interrupt(thread.ident)
@@ -154,7 +157,7 @@ class ThreadsWorker(LoopWorker):
         self.given_up.add(connection)
         answered = self.has_gil and connection.give_up()
         told = "; its client is answered with 504" if answered else ""
-        self.log.error(f"{connection.request} goes on: this worker is replaced{told}\n{stack_of(thread.ident)}")
+        self.log.error(f"{connection.request_line} goes on: this worker is replaced{told}\n{thread.stack()}")
         self.stuck = True
         if self.leader is not None:
             self.give_back()
@@ -172,14 +175,7 @@ class ThreadsWorker(LoopWorker):
 
     def stop_accepting(self) -> None:
         with self.tables:
-            self.paused += self.deaf
-            self.deaf.clear()
             super().stop_accepting()
-
-    def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        """The master says that the graceful deadline is over; requests that are late are this worker's own affair."""
-        if os.getpid() == self.pid and self.state == "draining":
-            self.tell_stacks()
 
     def drained(self) -> bool:
         """Nobody waits for the requests that are stuck."""
@@ -189,19 +185,25 @@ class ThreadsWorker(LoopWorker):
                 self.deadline = min(self.deadline, time.monotonic())
         return super().drained()
 
-    def abandon(self) -> None:
-        if any(connection.unfinished for connection in self.connections.values()):
-            self.tell_stacks()
-        super().abandon()
+    def count_unfinished(self) -> None:
+        super().count_unfinished()
+        if self.cut and not self.told_stacks:  # the master has not asked for them yet
+            self.log.error(f"{self.busy_with}: the stacks of this worker's threads\n{self.stacks(sys._getframe())}")
+
+    def close_all(self) -> None:
+        super().close_all()
         self.queue.clear()
         self.held.clear()
 
-    def tell_stacks(self) -> None:
-        if not self.told_stacks:
-            self.told_stacks = True
-            at_work = [(thread, thread.connection) for thread in self.threads]
-            requests = [f"{t.name} runs {c.request}\n" for t, c in at_work if c is not None and c.running]
-            self.log.error(f"the stacks of this worker's threads\n{''.join(requests)}{stacks(sys._getframe())}")
+    @property
+    def busy_with(self) -> str:
+        return self.state
+
+    def stacks(self, frame: FrameType | None) -> str:
+        self.told_stacks = self.state == "draining"
+        at_work = [(thread, thread.connection) for thread in self.threads]
+        requests = [f"{thread.name} runs {c.request_line}\n" for thread, c in at_work if c is not None and c.running]
+        return "".join([*requests, super().stacks(frame)])
 
     def dismiss(self) -> None:
         """End the threads that are idle, so that their thread-locals are released. The tables are held."""
@@ -224,7 +226,7 @@ class ThreadsWorker(LoopWorker):
         """One turn of the loop. It ends early if the caller does not lead any more: whatever is still ready will be
         reported to the next leader."""
         leader = self.leader
-        for fd, events in self.ready(patience):
+        for fd, events in self.poll(patience):
             if (connection := self.connections.get(fd)) is not None:
                 self.answer(connection, events)
             elif fd in self.listeners:
@@ -239,8 +241,8 @@ class ThreadsWorker(LoopWorker):
         if now >= self.next_sweep:
             self.sweep(now)
 
-    def ready(self, patience: float) -> Iterator[tuple[int, int]]:
-        """Wait for events: (descriptor, events), those of listeners last."""
+    def poll(self, patience: float) -> Iterator[tuple[int, int]]:
+        """What is ready: (descriptor, events), listeners last."""
         self.tables.release()
         found = self.epoll.poll(0.0 if self.pending else patience)
         self.tables.acquire()
@@ -271,8 +273,9 @@ class ThreadsWorker(LoopWorker):
         elif len(self.taken) < self.size:
             self.accept_one(listener_fd)
         else:  # other workers may have time, and if not, it can as well wait in the kernel
+            self.full = True
             self.epoll.unregister(listener_fd)
-            self.deaf.append(listener_fd)
+            self.paused.append(listener_fd)
 
     def answer(self, connection: Connection, events: int) -> None:
         if connection in self.taken:
@@ -426,8 +429,8 @@ class ThreadsWorker(LoopWorker):
             slot.set("queue_waits", slot.get("queue_waits") + 1)
             slot.set("queue_time", slot.get("queue_time") + time.monotonic_ns() - since)
             return True
-        for listener_fd in self.deaf:
-            self.epoll.register(listener_fd, LISTENER_EVENTS)
-        self.deaf.clear()
+        if self.full:
+            self.full = False
+            self.resume_accepting()
         self.idle.append(me)
         return False
