@@ -17,6 +17,18 @@ def hello(_environ: dict[str, Any], start_response: StartResponse) -> Iterable[b
     return [b"Hello, world!"]
 
 
+def cpu_50us(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    until = time.perf_counter() + 50e-6
+    while time.perf_counter() < until:
+        pass
+    return hello(environ, start_response)
+
+
+def io_300us(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    time.sleep(0.0003)
+    return hello(environ, start_response)
+
+
 def ten_ms(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
     time.sleep(0.01)
     return hello(environ, start_response)

@@ -27,9 +27,13 @@ class Case(NamedTuple):
     script: str = "done.lua"
     connections: int = 64
     more_marks: tuple[Mark, ...] = ()
+    threads: int = 0  # for the app, where a server has such; 0: as servers.py says
 
 
 GEVENT_MARKS = (Mark(1.25, ["pyserve"], "pyserve-gevent"), Mark(0.10, ["gunicorn-gevent"], "pyserve-gevent"))
+THREADS_MARKS = (Mark(1.00, ["granian"], "pyserve-threads"), Mark(0.15, ["gunicorn-gthread"], "pyserve-threads"))
+NO_CONVOY = Mark(1.10, ["pyserve"], "pyserve-threads")
+HANDED_OUT = Mark(0.40, ["gunicorn-gthread"], "pyserve-threads")
 HELLO = "apps:hello"
 GREETING = b"Hello, world!"
 LETTER = b"x" * 1024  # what post.lua sends
@@ -53,7 +57,14 @@ BROWSER = (
 )
 
 CASES = {
-    "hello": Case("hello, wrk's own headers", HELLO, "/", GREETING, Mark(0.95, ["freastal"]), more_marks=GEVENT_MARKS),
+    "hello": Case(
+        "hello, wrk's own headers",
+        HELLO,
+        "/",
+        GREETING,
+        Mark(0.95, ["freastal"]),
+        more_marks=(*GEVENT_MARKS, *THREADS_MARKS),
+    ),
     "browser": Case("hello, twelve browser headers", HELLO, "/", GREETING, Mark(0.90, ["freastal"]), BROWSER),
     "fresh": Case("the same, values always new", HELLO, "/", GREETING, Mark(0.95, ["freastal"]), BROWSER, "fresh.lua"),
     "close": Case("a new connection per request", HELLO, "/", GREETING, Mark(1.00, ["bjoern", "freastal"]), CLOSING),
@@ -62,8 +73,16 @@ CASES = {
     "post": Case("1 KB POST, echoed", "apps:echo", "/", LETTER, Mark(1.00, ["freastal"]), script="post.lua"),
     "flask": Case("Flask, a JSON route", "flask_json:app", "/json", MESSAGE, Mark(1.00, ["bjoern"])),
     "io": Case(
-        "the app sleeps for 10 ms", "apps:ten_ms", "/", GREETING, Mark(0.5, ["gunicorn-gevent"], "pyserve-gevent")
+        "the app sleeps for 10 ms",
+        "apps:ten_ms",
+        "/",
+        GREETING,
+        Mark(0.5, ["gunicorn-gevent"], "pyserve-gevent"),
+        more_marks=(HANDED_OUT,),
+        threads=64,
     ),
+    "short_io": Case("the app sleeps for 0.3 ms, 8 threads", "apps:io_300us", "/", GREETING, HANDED_OUT, threads=8),
+    "cpu": Case("the app computes for 50 µs", "apps:cpu_50us", "/", GREETING, NO_CONVOY, threads=8),
     "log": Case("hello, combined access log to a file", HELLO, "/", GREETING, Mark(1.10, ["pyserve-no-log"])),
 }
 

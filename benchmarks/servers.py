@@ -13,7 +13,8 @@ import environment
 from cases import CASES, CLOSING, GREETING, Case
 
 HOST = "127.0.0.1"
-APP_CASES = [key for key in CASES if key not in ("log", "io")]
+THREAD_CASES = [key for key, case in CASES.items() if case.threads]
+APP_CASES = [key for key in CASES if key != "log" and key not in THREAD_CASES]
 WAITING_CASES = [*APP_CASES, "io"]  # of servers that have many requests in the app at once
 FIXED_CASES = ["hello", "browser", "fresh", "close"]  # what nginx can answer by itself
 LIMIT_CASES = [*FIXED_CASES, "10k", "1m", "post"]
@@ -44,14 +45,20 @@ def pyserve(case: Case, port: int, scratch: Path, log: bool = True, kind: str = 
     return command
 
 
+def pyserve_threads(case: Case, port: int, scratch: Path) -> list[str]:
+    return [*pyserve(case, port, scratch), "--threads", str(case.threads or 8)]
+
+
 def gunicorn(kind: str, case: Case, port: int, _scratch: Path) -> list[str]:
     command = [program("gunicorn"), case.app, "--bind", f"{HOST}:{port}", "--workers", "1", "--worker-class", kind]
-    return [*command, "--no-control-socket", *(["--threads", "4"] if kind == "gthread" else [])]
+    threads = ["--threads", str(case.threads or 8)] if kind == "gthread" else []
+    return [*command, "--no-control-socket", *threads]
 
 
 def granian(case: Case, port: int, _scratch: Path) -> list[str]:
     where = ["--interface", "wsgi", "--host", HOST, "--port", str(port)]
-    return [program("granian"), *where, "--workers", "1", "--blocking-threads", "1", "--no-access-log", case.app]
+    threads = ["--blocking-threads", str(case.threads or 1)]
+    return [program("granian"), *where, "--workers", "1", *threads, "--no-access-log", case.app]
 
 
 def uwsgi(case: Case, port: int, _scratch: Path) -> list[str]:
@@ -64,7 +71,7 @@ def uwsgi(case: Case, port: int, _scratch: Path) -> list[str]:
 
 
 def waitress(case: Case, port: int, _scratch: Path) -> list[str]:
-    return [program("waitress-serve"), "--listen", f"{HOST}:{port}", "--threads", "1", case.app]
+    return [program("waitress-serve"), "--listen", f"{HOST}:{port}", "--threads", str(case.threads or 1), case.app]
 
 
 def launched(name: str, case: Case, port: int, _scratch: Path) -> list[str]:
@@ -113,20 +120,23 @@ def limit(case: Case, port: int, _scratch: Path) -> list[str]:
 
 
 SERVERS = {
-    "pyserve": Server("pyserve sync", pyserve, "pyserve", [*APP_CASES, "log"]),
+    "pyserve": Server("pyserve sync", pyserve, "pyserve", [*APP_CASES, "log", "cpu"]),
+    "pyserve-threads": Server("pyserve threads", pyserve_threads, "pyserve", list(CASES)),
     "pyserve-gevent": Server("pyserve gevent", partial(pyserve, kind="gevent"), "pyserve", list(CASES)),
     "pyserve-no-log": Server("pyserve sync, no access log", partial(pyserve, log=False), "pyserve", ["log"]),
     "gunicorn-sync": Server("gunicorn sync", partial(gunicorn, "sync"), "gunicorn", APP_CASES),
-    "gunicorn-gthread": Server("gunicorn gthread", partial(gunicorn, "gthread"), "gunicorn", APP_CASES),
+    "gunicorn-gthread": Server(
+        "gunicorn gthread", partial(gunicorn, "gthread"), "gunicorn", [*APP_CASES, *THREAD_CASES]
+    ),
     "gunicorn-gevent": Server("gunicorn gevent", partial(gunicorn, "gevent"), "gunicorn", WAITING_CASES),
     "pywsgi": Server("gevent.pywsgi", partial(launched, "gevent.pywsgi"), "gevent", WAITING_CASES),
-    "granian": Server("granian", granian, "granian", APP_CASES),
+    "granian": Server("granian", granian, "granian", [*APP_CASES, *THREAD_CASES]),
     "uwsgi": Server("uWSGI", uwsgi, "uwsgi", APP_CASES),
     "bjoern": Server("bjoern", partial(launched, "bjoern"), "bjoern", APP_CASES),
     "fastwsgi": Server("fastwsgi", partial(launched, "fastwsgi"), "fastwsgi", APP_CASES),
     "fastpysgi": Server("fastpysgi", partial(launched, "fastpysgi"), "fastpysgi", APP_CASES),
     "freastal": Server("freastal", partial(launched, "freastal"), "freastal", APP_CASES),
-    "waitress": Server("waitress", waitress, "waitress", APP_CASES),
+    "waitress": Server("waitress", waitress, "waitress", [*APP_CASES, *THREAD_CASES]),
     "cheroot": Server("cheroot", partial(launched, "cheroot.wsgi"), "cheroot", APP_CASES),
     "nginx": Server("nginx, return 200", nginx, None, FIXED_CASES),
     "limit": Server("C epoll loop", limit, None, LIMIT_CASES),
