@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 GONE = select.EPOLLHUP | select.EPOLLERR
 STUCK = "a request that cannot be interrupted"
+TOGETHER = 0.001  # seconds
 FAREWELL = 1.0  # seconds for the locals of an idle thread to be released
 
 
@@ -243,7 +244,10 @@ class ThreadsWorker(LoopWorker):
 
     def poll(self, patience: float) -> Iterator[tuple[int, int]]:
         """What is ready: (descriptor, events), listeners last."""
+        crowded = self.leader is None and len(self.held) >= self.size
         self.tables.release()
+        if crowded:  # who comes now must wait anyway: look at all of them together
+            time.sleep(TOGETHER)
         found = self.epoll.poll(0.0 if self.pending else patience)
         self.tables.acquire()
         for _ in range(len(self.pending)):
