@@ -22,6 +22,13 @@ class PatientWorker(LoopWorker):
     def in_app(self) -> bool:
         return False  # the main thread never runs the app: nothing to raise RequestTimeout in
 
+    def make_draining_event(self) -> threading.Event:
+        return threading.Event()
+
+    def stop_accepting(self) -> None:
+        super().stop_accepting()
+        self.context.draining_event.set()
+
     def prepare(self) -> None:
         super().prepare()
         self.done: deque[tuple[Connection, int]] = deque()

@@ -7,11 +7,14 @@ which has ``server.turn()`` called until it returns False, ``poll(server)``, and
 from __future__ import annotations
 
 import contextlib
+import os
+from collections import deque
 from collections.abc import Iterator
-from select import EPOLLET, EPOLLRDHUP
+from concurrent.futures import ThreadPoolExecutor
+from select import EPOLLET, EPOLLIN, EPOLLRDHUP
 from typing import TYPE_CHECKING, Any
 
-from pyserve_workers.connection import BUSY, REQUEST, Connection
+from pyserve_workers.connection import BUSY, REQUEST, WANT_READ, Connection
 
 if TYPE_CHECKING:
     from wire.loop import Server
@@ -89,8 +92,53 @@ class Gevent:
             server.after(connection, wanted)
 
 
-Way = Sync | Gevent
-WAYS: dict[str, type[Way]] = {"sync": Sync, "gevent": Gevent}
+class Threads:
+    """In a thread of a pool; the loop does not listen to a connection meanwhile."""
+
+    concurrent = True
+
+    def run(self, server: Server) -> None:
+        self.done: deque[tuple[Connection, int]] = deque()
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK)
+        server.epoll.register(self.bell, EPOLLIN)
+        with ThreadPoolExecutor(8) as self.pool:
+            while server.turn():
+                pass
+        os.close(self.bell)
+
+    def poll(self, server: Server) -> Iterator[tuple[int, int]]:
+        for fd, events in server.epoll.poll(0 if server.pending else LOOK_EVERY):
+            if fd != self.bell:
+                yield fd, events
+                continue
+            os.eventfd_read(self.bell)
+            while self.done:
+                connection, wanted = self.done.popleft()
+                if wanted:
+                    server.interest[connection.fd] = WANT_READ
+                    server.epoll.register(connection.fd, WANT_READ)
+                    server.after(connection, WANT_READ if wanted == REQUEST else wanted)
+                elif server.connections.get(connection.fd) is connection:  # else the number is another's already
+                    server.after(connection, 0)
+
+    def serve(self, server: Server, connection: Connection, _events: int) -> None:
+        wanted = connection.receive()
+        if wanted == REQUEST:
+            server.epoll.unregister(connection.fd)
+            self.pool.submit(self.call, connection)
+        elif wanted != BUSY:
+            server.after(connection, wanted)
+
+    def call(self, connection: Connection) -> None:
+        wanted = connection.run()
+        if wanted == REQUEST:  # others have their turn before the next one
+            wanted = connection.flush()
+        self.done.append((connection, wanted))
+        os.eventfd_write(self.bell, 1)
+
+
+Way = Sync | Gevent | Threads
+WAYS: dict[str, type[Way]] = {"sync": Sync, "gevent": Gevent, "threads": Threads}
 
 chosen: type[Way] = Sync
 

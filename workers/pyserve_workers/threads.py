@@ -25,7 +25,7 @@ from collections import deque
 from contextvars import Context as Variables
 
 from pyserve.children import INTERRUPT_GRACE
-from pyserve_workers.connection import REQUEST, WANT_READ
+from pyserve_workers.connection import REQUEST, WANT_READ, overdue
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.pace import Pace
 from pyserve_workers.pulse import Pulse
@@ -94,6 +94,9 @@ class ThreadsWorker(LoopWorker):
         if self.config.timeout:
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
 
+    def make_draining_event(self) -> threading.Event:
+        return threading.Event()
+
     # The main thread.
 
     def serve(self) -> None:
@@ -140,7 +143,7 @@ class ThreadsWorker(LoopWorker):
     def look_at(self, thread: AppThread, now: float) -> None:
         """Interrupt a request that has been in the app for too long. What cannot be interrupted costs the worker."""
         connection, timeout = thread.connection, self.config.timeout
-        if connection is None or not connection.running or now < connection.started + timeout:
+        if connection is None or not overdue({0: connection}, now - timeout):
             return
         if not thread.pressed:
             took = now - connection.started
@@ -177,6 +180,7 @@ class ThreadsWorker(LoopWorker):
     def stop_accepting(self) -> None:
         with self.tables:
             super().stop_accepting()
+        self.context.draining_event.set()
 
     def drained(self) -> bool:
         """Nobody waits for the requests that are stuck."""
