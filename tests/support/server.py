@@ -157,8 +157,8 @@ def serve(
         environ = {**os.environ, **(env or {})}
         if worker_class is not None:
             environ["PYSERVE_WORKER_CLASS"] = worker_class
-        if worker_class == "threads":
-            environ["PYSERVE_THREADS"] = "4"
+        if worker_class == "threads" or "threads" in arguments:
+            environ["PYSERVE_THREADS"] = "16"
         server = Server(command(*arguments), cwd, environ, Path(folder, "log"), error_log)
         try:
             if ready:

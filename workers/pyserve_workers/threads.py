@@ -26,6 +26,7 @@ from contextvars import Context as Variables
 
 from pyserve.children import INTERRUPT_GRACE
 from pyserve_workers.connection import REQUEST, WANT_READ, overdue
+from pyserve_workers.databases import close_databases
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.pace import Pace
 from pyserve_workers.pulse import Pulse
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 
 GONE = select.EPOLLHUP | select.EPOLLERR
 STUCK = "a request that cannot be interrupted"
+REQUESTS_A_TURN = 32  # of one client that does not wait for answers
 TOGETHER = 0.001  # seconds
-FAREWELL = 1.0  # seconds for the locals of an idle thread to be released
+FAREWELL = 1.0  # seconds for an idle thread to end, in which its locals are released
 
 
 class AppThread:
@@ -385,11 +387,16 @@ class ThreadsWorker(LoopWorker):
                 me.wake.acquire()
                 self.tables.acquire()
         self.tables.release()
+        close_databases()
 
     def run_request(self, me: AppThread, connection: Connection) -> None:
-        """Run a request in the app; others use the tables meanwhile."""
+        """Run a request in the app, and those that its client has sent behind it; others use the tables meanwhile."""
         self.tables.release()
-        wanted = Variables().run(connection.run)
+        wanted, turns = REQUEST, REQUESTS_A_TURN
+        while wanted == REQUEST and turns:
+            turns -= 1
+            me.pressed = 0.0
+            wanted = Variables().run(connection.run)
         if self.leader is not me and self.access_log is not None:
             self.access_log.flush()
         self.tables.acquire()
@@ -406,7 +413,7 @@ class ThreadsWorker(LoopWorker):
     def finish(self, me: AppThread, connection: Connection, wanted: int) -> None:
         me.connection = None
         self.given_up.discard(connection)
-        if wanted == REQUEST:  # the client did not wait for the answer; others have their turn before the next one
+        if wanted == REQUEST:  # there are more still: others have their turn before them
             wanted = connection.flush()
         if wanted == REQUEST:
             wanted = WANT_READ
