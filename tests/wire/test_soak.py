@@ -349,7 +349,7 @@ def measure(servers: list[Server]) -> dict[str, int]:
     }
 
 
-MARGINS = {"resident": 2 << 20, "malloc": 100_000, "blocks": 500, "objects": 50, "descriptors": 0}
+MARGINS = {"resident": 6 << 20, "malloc": 100_000, "blocks": 500, "objects": 50, "descriptors": 0}
 
 
 def references(server: Server, kept: dict[str, Any]) -> dict[str, int]:
