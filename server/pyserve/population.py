@@ -272,7 +272,7 @@ class Population:
                 self.press_drain(process, time.monotonic() + process.config.graceful_timeout)
                 self.tell(rollout.WorkerLeaving(process.worker.id))
         elif message.kind == "BYE":
-            process.cut = message["cut"]  # it knows better than what was counted from outside
+            process.cut += message["cut"]
 
     def on_hello(self, process: WorkerProcess, pid: int) -> None:
         """Believe a worker's pid only if the kernel says that it is our child, and nobody else's: signals go there."""

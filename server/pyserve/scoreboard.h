@@ -21,9 +21,6 @@ typedef struct {
     uint64_t heartbeat;      /* ns: last turn of the worker's loop */
     uint64_t request_start;  /* ns: when the request now in the app entered it; 0: none */
     uint64_t active;         /* requests in the app now */
-    uint64_t queued;         /* complete requests that wait for a thread now */
-    uint64_t queue_waits;    /* requests that have waited for one */
-    uint64_t queue_time;     /* ns: how long they did, in all */
     uint64_t connections;    /* open client connections */
     uint64_t requests;       /* responses finished, errors included */
     uint64_t bytes_in;
@@ -34,6 +31,9 @@ typedef struct {
     uint64_t rss;            /* bytes; written by the master */
     uint64_t latency_sum;    /* ns, over all requests that reached the app */
     uint64_t latency[PYSERVE_LATENCY_BUCKETS]; /* bucket i: requests that took < 2^i * 64 us; the last one takes the rest */
+    uint64_t queued;         /* complete requests that wait for a thread now */
+    uint64_t queue_waits;    /* requests that have waited for one */
+    uint64_t queue_time;     /* ns: how long they did, in all */
     uint64_t request_line_length;
     char request_line[PYSERVE_REQUEST_LINE];   /* "GET /path" of the current or last request, cut to fit, as received */
 } pyserve_slot;

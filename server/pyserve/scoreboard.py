@@ -28,9 +28,6 @@ FIELDS = (
     ("heartbeat", 1),
     ("request_start", 1),
     ("active", 1),
-    ("queued", 1),
-    ("queue_waits", 1),
-    ("queue_time", 1),
     ("connections", 1),
     ("requests", 1),
     ("bytes_in", 1),
@@ -41,6 +38,9 @@ FIELDS = (
     ("rss", 1),
     ("latency_sum", 1),
     ("latency", LATENCY_BUCKETS),
+    ("queued", 1),
+    ("queue_waits", 1),
+    ("queue_time", 1),
     ("request_line_length", 1),
 )
 OFFSETS: dict[str, int] = {}
