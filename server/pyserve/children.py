@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INTERRUPT = signal.SIGRTMIN + 1  # raise RequestTimeout in the app and log every thread's stack
 DUMP = signal.SIGRTMIN + 2  # faulthandler writes every thread's stack; works in C code too
 
-KILL_AFTER_DUMP = 0.5  # seconds for the stacks to be written
+KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
 
 INTERRUPTED = "interrupt"
