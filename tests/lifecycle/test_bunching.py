@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,8 @@ def test_fast_answers_before_a_slow_one_are_not_held_back_for_it(project: Projec
             for client in clients:
                 assert client.recv(4096).endswith(b"ok")
         (worker,) = server.workers()
+        # Only where it sleeps in epoll_wait() are connections ready in the order in which they are written to.
+        wait_for(lambda: "ep_poll" in Path(f"/proc/{worker}/wchan").read_text(), "the worker to have nothing to do")
         os.kill(worker, signal.SIGSTOP)
         wait_for(lambda: stopped(worker), "the worker to stop")
         *fast, slow = clients
