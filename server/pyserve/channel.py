@@ -28,7 +28,7 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     # master → zygote
     # fds: scoreboard, error log, access log if there is one, listeners
     "CONFIG": {"generation": int, "master": int, "config": dict, "listeners": list, "preload": str},
-    "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel
+    "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel, its stack file
     # zygote → master
     "LOADED": {"description": str, "seconds": NUMBER},
     "LOAD_FAILED": {"kind": str, "message": str, "details": str},  # kind: "app", "hook", "config"
@@ -43,6 +43,7 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     # master → worker
     "GO": {},
     "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool},  # deadline: CLOCK_MONOTONIC seconds
+    "STACKS": {},  # write into the stack file what no signal handler can find
     "REOPEN": {},  # fds: error log, access log?
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from pyserve.stackfile import StackFile
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyserve.channel import Channel
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 # Signals from the master to a child. Real-time ones, which neither apps nor people use.
 INTERRUPT = signal.SIGRTMIN + 1  # raise RequestTimeout in the app and log every thread's stack
 DUMP = signal.SIGRTMIN + 2  # faulthandler writes every thread's stack; works in C code too
+STACKS = signal.SIGRTMIN + 3  # the same, into the worker's stack file, for somebody who asked
 
 KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
@@ -111,6 +114,7 @@ class WorkerProcess(Child):
         self.config = config  # of its generation
         self.slot_index = slot_index
         self.slot = slot
+        self.stacks = StackFile()
         self.leaving = ""  # the cause, once it was told to drain or says that it does
         self.boot_failure = ""
         self.cut = 0

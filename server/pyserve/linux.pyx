@@ -115,6 +115,36 @@ cdef extern from *:
         return 0;
     }
 
+    static void (*marked_handler)(int) = NULL;
+    static volatile int marked_fd = -1;
+
+    static void on_marked(int number)
+    {
+        int saved = errno;
+        ssize_t ignored;
+        marked_handler(number);
+        ignored = write(marked_fd, "", 1);
+        (void)ignored;
+        errno = saved;
+    }
+
+    static int mark_end_(int number, int fd)
+    {
+        struct sigaction action;
+        if (sigaction(number, NULL, &action))
+            return -1;
+        if (marked_handler == NULL) {
+            if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN || (action.sa_flags & SA_SIGINFO)) {
+                errno = EINVAL;
+                return -1;
+            }
+            marked_handler = action.sa_handler;
+        }
+        marked_fd = fd;
+        action.sa_handler = on_marked;
+        return sigaction(number, &action, NULL);
+    }
+
     /* Classic BPF on a listening socket sees the TCP header first: the flags are its byte 13. */
     static int drop_new_handshakes_(int fd)
     {
@@ -137,6 +167,7 @@ cdef extern from *:
     int set_child_subreaper_() nogil
     int set_parent_death_signal_(int number) nogil
     void arm_end(unsigned int seconds) nogil
+    int mark_end_(int number, int fd) nogil
 
 
 cdef int _check(int result) except -1:
@@ -171,6 +202,14 @@ def guard_worker(int wake_fd, int channel_fd, bytes notice, unsigned int seconds
     QUIT: ends the process at once, with status 131. INT and HUP: nothing; the master alone decides.
     """
     _check(install_worker_signals(wake_fd, channel_fd, notice, <size_t>len(notice), seconds))
+
+
+def mark_end(int number, int fd) -> None:
+    """Have the handler that ``number`` has now write a NUL to ``fd`` when it has ended; one signal of a process only.
+
+    faulthandler's leaves no sign of where its output is complete.
+    """
+    _check(mark_end_(number, fd))
 
 
 def end_after(unsigned int seconds) -> None:

@@ -145,7 +145,8 @@ class Population:
         self.workers[worker.id] = process
         self.tell_siblings()
         self.watch_channel(process)
-        zygote.channel.send("SPAWN", fds=[theirs.fileno()], id=worker.id, number=worker.number, slot=index)
+        fds = [theirs.fileno(), process.stacks.fd]
+        zygote.channel.send("SPAWN", fds=fds, id=worker.id, number=worker.number, slot=index)
         theirs.close()
 
     def tell_siblings(self) -> None:
@@ -342,6 +343,7 @@ class Population:
         process.at_end_of_file = True  # read() may be in the middle of its messages
         self.forget_channel(process)
         process.channel.close()
+        process.stacks.close()
         ended = explain(process.status, process.killed_because)
         clean = process.status == 0 and process.leaving
         if not clean:

@@ -35,6 +35,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "BYE": {"cut": 0},
     "GO": {},
     "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False},
+    "STACKS": {},
     "REOPEN": {},
 }
 

@@ -217,11 +217,13 @@ class GeventWorker(LoopWorker):
         return self.state if runner is None or runner.connection is None else runner.connection.request_line
 
     def stacks(self, frame: FrameType | None) -> str:
-        waiting = [
+        return f"{super().stacks(frame)}\n{self.waiting_stacks()}"
+
+    def waiting_stacks(self) -> str:
+        return "\n".join(
             f"{connection.request_line} waits:\n{worker.stack(where)}"
             for connection, where in islice(self.pool.frames(), MOST_STACKS)
-        ]
-        return "\n".join([super().stacks(frame), *waiting])
+        )
 
     # Leaving.
 

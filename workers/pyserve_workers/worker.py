@@ -19,11 +19,12 @@ from abc import ABC, abstractmethod
 
 from pyserve import lifecycle, linux
 from pyserve.channel import ProtocolError, encode
-from pyserve.children import DUMP, INTERRUPT
+from pyserve.children import DUMP, INTERRUPT, STACKS
 from pyserve.errors import HookError, PyserveError, RequestTimeout
 from pyserve.log import ErrorStream
 from pyserve.logs import take_over
 from pyserve.scoreboard import STATES
+from pyserve.stackfile import PART_END
 from pyserve_workers import system
 
 TYPE_CHECKING = False
@@ -49,6 +50,7 @@ class Worker(ABC):
 
     multithread = False
     heartbeat = False  # does it promise one, whatever its requests do? Then the master may press it for lack of one
+    stacks_fd = -1  # its stack file
 
     def __init__(self, generation: Generation, channel: Channel, number: int, slot: int) -> None:
         self.generation = generation
@@ -140,6 +142,8 @@ class Worker(ABC):
         linux.guard_worker(self.wake_writer, self.channel.fileno(), notice, seconds)
         signal.signal(INTERRUPT, self.on_interrupt)
         faulthandler.register(DUMP, file=self.log.fd, all_threads=True)
+        faulthandler.register(STACKS, file=self.stacks_fd, all_threads=True)
+        linux.mark_end(STACKS, self.stacks_fd)
 
     def boot(self) -> None:
         from pyserve_workers.apploader import user_traceback
@@ -214,6 +218,8 @@ class Worker(ABC):
             self.listen()
         elif message.kind == "DRAIN" and self.state != "draining":
             self.drain(message["cause"], message["deadline"], final=message["final"])
+        elif message.kind == "STACKS":
+            os.write(self.stacks_fd, self.waiting_stacks().encode("utf-8", "backslashreplace") + PART_END)
         elif message.kind == "REOPEN":
             take_over(message.fds, self.generation.log_fds)
             message.close()
@@ -261,6 +267,10 @@ class Worker(ABC):
 
     def stacks(self, frame: FrameType | None) -> str:
         return stacks(frame)
+
+    def waiting_stacks(self) -> str:
+        """The stacks of what is no thread and waits in this worker's loop."""
+        return ""
 
 
 OUR_FILES = (os.path.dirname(__file__), os.path.dirname(lifecycle.__file__), "<string>")

@@ -220,9 +220,12 @@ class Zygote:
     def become_worker(self, message: Message) -> Worker:
         self.channel.close()
         channel = Channel(socket(fileno=message.fds[0]))
+        stacks_fd = message.fds[1]
         message.fds = []
         worker_class = find_worker_class(self.generation.config.worker_class)
-        return worker_class(self.generation, channel, message["number"], message["slot"])
+        worker = worker_class(self.generation, channel, message["number"], message["slot"])
+        worker.stacks_fd = stacks_fd
+        return worker
 
 
 def audit() -> str:
