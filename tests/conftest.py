@@ -11,7 +11,15 @@ from support import WORKER_CLASSES, server
 
 # Variables that pyserve itself obeys, besides PYSERVE_*.
 OBEYED = {"PORT", "WEB_CONCURRENCY", "NO_COLOR"}
-FROM_SYSTEMD = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+FROM_SYSTEMD = {
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "RUNTIME_DIRECTORY",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,7 @@ class Config:
     group: str | None
     umask: int | None
     pidfile: str | None
+    control_socket: str | None
     proc_name: str
     max_crashes: int
     crash_window: float
@@ -203,7 +204,8 @@ def from_platform(setting: Setting, environ: Mapping[str, str]) -> Given | None:
         return None
     variable, meaning = setting.platform
     text = environ[variable]
-    return Given(convert(setting.kind.from_text, meaning.format(text), f"{variable}={quoted(text)}"), variable)
+    meant = meaning.format(text, first=text.partition(":")[0])
+    return Given(convert(setting.kind.from_text, meant, f"{variable}={quoted(text)}"), variable)
 
 
 def from_file(sources: Sources, folder: str, warnings: list[str]) -> dict[str, Given]:
@@ -306,7 +308,7 @@ def complete(given: dict[str, Given], cwd: str) -> None:
         found["workers"] = min(cpus.usable(), MOST_WORKERS)
     if given["limit_connections"].value is None:
         found["limit_connections"] = descriptors.enough_for(descriptors.allowed())
-    for name in ("pidfile", "spool_dir", "access_logfile", "error_logfile"):
+    for name in ("pidfile", "control_socket", "spool_dir", "access_logfile", "error_logfile"):
         path = found.get(name, given[name].value)
         found[name] = path if path in (None, "-") else os.path.join(folder, path)
     for name, value in found.items():

@@ -77,9 +77,8 @@ OPTIONS = {
     "--dirty-timeout": LATER,
     "--dirty-threads": LATER,
     "--dirty-graceful-timeout": LATER,
-    "--control-socket": LATER,
-    "--control-socket-mode": LATER,
-    "--no-control-socket": LATER,
+    "--control-socket-mode": "not available: the control socket is for root and the user that pyserve runs as",
+    "--no-control-socket": "not available: an empty --control-socket turns it off",
 }
 
 # Names of gunicorn's configuration files that are spelled differently here.

@@ -35,15 +35,20 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
         from pyserve.pidfile import Pidfile
 
         pidfile = Pidfile(config.pidfile)
+    control_socket = None
     opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
     try:
+        if config.control_socket:
+            from pyserve.controlsocket import ControlSocket
+
+            control_socket = ControlSocket.listen(config.control_socket)
         if pidfile:
             pidfile.write()
         scoreboard = Scoreboard.create()
         first = first_zygote(config, opened, scoreboard, logs)
         from pyserve.master import Master
 
-        return Master(config, reload_config, opened, logs, scoreboard, first).run()
+        return Master(config, reload_config, opened, logs, scoreboard, first, control_socket).run()
     except PyserveError:
         raise
     except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
@@ -54,6 +59,8 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     finally:
         for listener in opened:
             listener.close(unlink=True)
+        if control_socket:
+            control_socket.close()
         if pidfile:
             pidfile.remove()
 

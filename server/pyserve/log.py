@@ -19,7 +19,7 @@ from pyserve.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR, "critical": CRITICAL}
@@ -55,6 +55,7 @@ class Log:
     def __init__(self, fd: int, level: str, process_name: str) -> None:
         self.fd = fd
         self.threshold = LEVELS[level]
+        self.overheard: Callable[[str, str], None] | None = None  # told of each text, info and above, with its word
         self.lost = 0  # records that could not be written since the last one that was
         self._why_lost = ""
         self._torn = False  # does an unfinished record stand at the end of the log?
@@ -72,24 +73,27 @@ class Log:
             self._record("debug", text)
 
     def info(self, text: str) -> None:
-        if self.threshold <= INFO:
-            self._record("info", text)
+        self._say(INFO, "info", text)
 
     def warning(self, text: str) -> None:
-        if self.threshold <= WARNING:
-            self._record("warn", text)
+        self._say(WARNING, "warn", text)
 
     def error(self, text: str) -> None:
-        if self.threshold <= ERROR:
-            self._record("error", text)
+        self._say(ERROR, "error", text)
 
     def critical(self, text: str) -> None:
-        self._record("crit", text)
+        self._say(CRITICAL, "crit", text)
 
     def app(self, text: str) -> None:
         """A line that the application itself wrote (wsgi.errors); as important as an error."""
         if self.threshold <= ERROR:
             self._record("app", text)
+
+    def _say(self, level: int, word: str, text: str) -> None:
+        if self.overheard is not None:
+            self.overheard(word, text)
+        if self.threshold <= level:
+            self._record(word, text)
 
     def _record(self, word: str, text: str) -> None:
         record = self._format(word, text)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from pyserve.channel import Channel
     from pyserve.config import Config
+    from pyserve.control import Control
+    from pyserve.controlsocket import ControlSocket
     from pyserve.logs import LogFiles
     from pyserve.scoreboard import Scoreboard
 
@@ -32,7 +34,7 @@ TICK = 1.0  # seconds between looks at the scoreboard
 HANDSHAKE_TICK = 0.02  # the same while handshakes come to their end
 HANDSHAKE_GRACE = 1.0  # seconds that handshakes have which were under way when the shutdown began
 # What the master did once, at its start, and does not do again on a reload.
-FIXED = ("bind", "backlog", "socket_mode", "pidfile", "access_logfile", "error_logfile", "proc_name")
+FIXED = ("bind", "backlog", "socket_mode", "pidfile", "control_socket", "access_logfile", "error_logfile", "proc_name")
 
 
 class Master:
@@ -44,8 +46,10 @@ class Master:
         logs: LogFiles,
         scoreboard: Scoreboard,
         first: tuple[int, Channel] | None,
+        control_socket: ControlSocket | None = None,
     ) -> None:
         """``first``: the zygote of generation 1, which has its configuration already, if it could be started."""
+        self.began = time.monotonic()
         self.config = config  # of the generation that serves
         self.candidate = config  # the newest that was found valid: the next generation's
         self.configs: dict[int, Config] = {}  # of each generation whose zygote may be started (again)
@@ -66,6 +70,11 @@ class Master:
         self.stop_deadline = 0.0
         self.handshakes_until = 0.0  # not 0: stopping, but handshakes are still under way
         self.reload_began = 0.0
+        self.control: Control | None = None
+        if control_socket:
+            from pyserve.control import Control
+
+            self.control = Control(control_socket, self)
 
     # The loop.
 
@@ -79,7 +88,13 @@ class Master:
             self.finish_handshakes()
             self.tell(rollout.Tick(time.monotonic()))
             self.notifier.watchdog()
-        return self.end()
+            if self.control:
+                self.control.turn()
+        exit_code = self.end()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # while the interpreter ends, they would have their defaults
+        if self.control:
+            self.control.finish(exit_code)
+        return exit_code
 
     def start(self) -> None:
         signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
@@ -100,6 +115,8 @@ class Master:
         self.log.info(f"pyserve {__version__} on Python {sys.version.split()[0]}, pid {os.getpid()}")
         for listener in self.listeners:
             self.log.info(f"listening on {listener.url}{' (handed over)' if listener.inherited else ''}")
+        if self.control:
+            self.control.begin()
 
     def wait(self) -> None:
         """Sleep until something happens or somebody is late, and hear what the children say."""
@@ -108,10 +125,12 @@ class Master:
         soonest = self.population.soonest(now + tick)
         if self.state.retry_at > now:
             soonest = min(soonest, self.state.retry_at)
-        for fd, _ in self.epoll.poll(max(0.0, soonest - now)):
+        if self.control:
+            soonest = self.control.soonest(soonest)
+        for fd, events in self.epoll.poll(max(0.0, soonest - now)):
             if fd == self.wake:
                 os.read(self.wake, 4096)
-            else:
+            elif not (self.control and self.control.hear(fd, events)):
                 self.population.hear(fd)
         self.population.flush()
 
@@ -153,22 +172,27 @@ class Master:
         self.tell(rollout.Stop())
 
     def on_hup(self) -> None:
+        self.reload()
+
+    def reload(self) -> int:
+        """Prepare another generation, now or after the one under way: its number. 0: refused; the log says why."""
         if self.stop_cause:
-            return
+            return 0
         try:
             config = self.reload_config()
         except PyserveError as error:
             self.log.error(f"reload refused, nothing was changed: {error.message}\n{error.details}".rstrip())
-            return
+            return 0
         except Exception as error:  # noqa: BLE001  (no configuration, however wrong, may end a server that serves)
             self.log.error(f"BUG: reload refused, nothing was changed: {error!r}")
-            return
+            return 0
         for name in FIXED:
             if getattr(config, name) != getattr(self.config, name):
                 self.log.warning(f"{name} has changed; it takes effect when pyserve is restarted")
         self.candidate = config
         self.notifier.reloading()
         self.tell(rollout.Reload(config.workers))
+        return self.state.last + bool(self.state.reload_again)
 
     def on_usr1(self) -> None:
         self.logs.reopen()
@@ -184,13 +208,15 @@ class Master:
     def on_chld(self) -> None:
         """Nothing: the loop reaps each time it wakes."""
 
-    def scale(self, by: int) -> None:
+    def scale(self, by: int) -> bool:
+        """Have so many workers more or fewer; False if there cannot be."""
         before = self.state.target
         if not 1 <= before + by <= SLOTS // 2:
             self.log.warning(f"{count(before, 'worker')}: there can be no {'more' if by > 0 else 'fewer'}")
-            return
+            return False
         self.tell(rollout.Scale(by))
         self.log.info(f"workers: {before} → {self.state.target}")
+        return True
 
     # Stopping.
 

@@ -13,6 +13,7 @@ import struct
 SLOT_SIZE = 1024
 SLOTS = 1024
 LATENCY_BUCKETS = 24
+STATUS_CLASSES = 5
 REQUEST_LINE = 384
 WORD = 8
 
@@ -32,7 +33,7 @@ FIELDS = (
     ("requests", 1),
     ("bytes_in", 1),
     ("bytes_out", 1),
-    ("status", 5),
+    ("status", STATUS_CLASSES),
     ("cut", 1),
     ("siblings", 1),
     ("rss", 1),

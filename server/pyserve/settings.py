@@ -59,7 +59,8 @@ class Setting(_Row):
 
     name: TOML key and attribute of Config; flags: options of the command line (none: the positional argument);
     default: its value, None if it is found at start; default_text: how help describes such a default;
-    platform: a variable that hosting platforms set, with the text it stands for, used when nobody says otherwise;
+    platform: a variable that hosting platforms set, with the text it stands for ({}: its value; {first}: up to the
+    first colon), used when nobody says otherwise;
     variable: is there a PYSERVE_* variable?
     """
 
@@ -168,6 +169,13 @@ SETTINGS = (
     Setting(
         "pidfile", "Processes", ("-p", "--pid"), Optional(Path()), None,
         "File to write the master's process id to. Not needed under systemd or in a container.",
+    ),
+    Setting(
+        "control_socket", "Processes", ("--control-socket",), Optional(Path()), None,
+        "Unix socket on which pyservectl asks for status, reloads, scales, stops and more. Only root and the user that "
+        "pyserve runs as may use it.",
+        default_text="$RUNTIME_DIRECTORY/pyserve.ctl under systemd, otherwise none",
+        platform=("RUNTIME_DIRECTORY", "{first}/pyserve.ctl"),
     ),
     Setting(
         "proc_name", "Processes", ("-n", "--name"), Optional(Kind()), None,

@@ -19,8 +19,8 @@ From the strongest to the weakest:
 2. the environment: `PYSERVE_WORKERS=4` (an empty variable says nothing);
 3. a file: `pyserve.toml`, or the table `[tool.pyserve]` of `pyproject.toml`, in the working directory (`--chdir`,
    if that is given on the command line or in the environment); or the file that `--config FILE` names;
-4. what hosting platforms set: `PORT` (then pyserve listens on all interfaces), `WEB_CONCURRENCY` (workers) and
-   `TMPDIR` (spool_dir);
+4. what hosting platforms set: `PORT` (then pyserve listens on all interfaces), `WEB_CONCURRENCY` (workers),
+   `TMPDIR` (spool_dir) and systemd's `RUNTIME_DIRECTORY` (control_socket);
 5. the default.
 
 A list from a stronger source replaces the whole list of a weaker one. `pyserve --print-config` prints every value

@@ -34,6 +34,7 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "user": [("root", "root"), ("0", "0"), ("0", "0")],
     "group": [("root", "root"), ("0", "0"), ("0", "0")],
     "umask": [("022", 0o022), ("27", 0o027), ('"077"', 0o077)],
+    "control_socket": [("one", "{cwd}/one"), ("two", "{cwd}/two"), ('"/run/x.ctl"', "/run/x.ctl")],
     "pidfile": [("a.pid", "{cwd}/a.pid"), ("/b.pid", "/b.pid"), ('"c.pid"', "{cwd}/c.pid")],
     "proc_name": [("a", "a"), ("b", "b"), ('"c"', "c")],
     "max_crashes": [("1", 1), ("2", 2), ("3", 3)],
@@ -159,10 +160,12 @@ def test_more_cpus_than_workers_can_be(cwd: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_platform_variables_are_below_the_file(cwd: str) -> None:
-    environ = {"PORT": "5000", "WEB_CONCURRENCY": "7", "TMPDIR": f"{cwd}/one"}
+    environ = {"PORT": "5000", "WEB_CONCURRENCY": "7", "TMPDIR": f"{cwd}/one", "RUNTIME_DIRECTORY": "/run/a:/run/b"}
     found = load(CLI, environ, cwd)
     assert (found.bind, found.origin["bind"]) == (["0.0.0.0:5000"], "PORT")
     assert (found.workers, found.origin["workers"]) == (7, "WEB_CONCURRENCY")
+    assert found.control_socket == "/run/a/pyserve.ctl"
+    assert load({**CLI, "control_socket": ""}, environ, cwd).control_socket is None
     assert (found.spool_dir, found.origin["spool_dir"]) == (f"{cwd}/one", "TMPDIR")
     write(cwd, 'bind = "a:1"\nworkers = 2\nspool_dir = "two"')
     found = load(CLI, environ, cwd)

@@ -1,0 +1,139 @@
+"""The ``pyservectl`` command: what an operator asks of a running server.
+
+Every subcommand is one request on the control socket. ``--json`` prints the lines of the answer as they come; without
+it they are made readable here. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 69 no server to talk to; ``stop
+--wait`` has the server's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pyserve import __version__, config, statuspage
+from pyserve.controlclient import Answer, UnavailableError, ask, connect, find
+from pyserve.log import ESCAPES
+
+FAILED = 1
+
+
+class Server:
+    """How to reach the server, and how to print what it says."""
+
+    def __init__(self, path: str | None, as_json: bool) -> None:
+        self.path = path
+        self.as_json = as_json
+
+    def ask(self, command: str, **arguments: Any) -> Answer:
+        if self.path:
+            path, sock = self.path, connect(self.path)
+        else:
+            path, sock = find(dict(os.environ), config.working_directory(os.environ))
+        return ask(sock, path, command, **arguments)
+
+    def run(self, show: Callable[[dict[str, Any]], None], command: str, **arguments: Any) -> None:
+        """Ask, show every line, and exit with 1 if the last is not ok."""
+        end: dict[str, Any] = {}
+        for said in self.ask(command, **arguments):
+            if self.as_json:
+                print_line(json.dumps(said))
+            elif said["event"] == "log":
+                print_line(f"{said['level']:<5} {safe(said['text'])}", err=said["level"] != "info")
+            elif said["event"] != "end":
+                show(said)
+            if said["event"] == "end":
+                end = said
+        if not self.as_json and end.get("text"):
+            print_line(safe(end["text"]), err=not end["ok"])
+        if not end["ok"]:
+            sys.exit(end.get("exit_code") or FAILED)
+
+
+def print_line(text: str, err: bool = False) -> None:
+    click.echo(text, err=err)
+
+
+def safe(text: str) -> str:
+    """A text with nothing in it that a terminal would obey; further lines are indented."""
+    return text.translate(ESCAPES).rstrip("\n").replace("\n", "\n    ")
+
+
+def nothing(_said: dict[str, Any]) -> None:
+    """There is nothing to show but the log and the end."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pyservectl", message="%(prog)s %(version)s")
+@click.option("--socket", "path", metavar="PATH", help="The server's control socket. [default: found by itself]")
+@click.option("--json", "as_json", is_flag=True, help="Print what the server says as lines of JSON.")
+@click.pass_context
+def cli(context: click.Context, path: str | None, as_json: bool) -> None:
+    """Talk to a running pyserve over its control socket (its setting control_socket).
+
+    Without --socket the server is looked for where pyserve.toml and the environment of the working directory say, and
+    then in /run/*/pyserve.ctl; there must be exactly one.
+    """
+    context.obj = Server(path, as_json)
+
+
+@cli.command()
+@click.pass_obj
+def status(server: Server) -> None:
+    """Show the generations and the workers, and what each worker does now."""
+    server.run(lambda said: print_line(safe_table(statuspage.page(said))), "status")
+
+
+def safe_table(text: str) -> str:
+    return text.translate(ESCAPES)
+
+
+@cli.command()
+@click.option("--wait", is_flag=True, help="Show the steps until the new code serves; exit with 1 if it does not.")
+@click.pass_obj
+def reload(server: Server, wait: bool) -> None:
+    """Serve with the code and the configuration as they are now, without losing a request."""
+    server.run(nothing, "reload", wait=wait)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("workers", metavar="N|+N|-N")
+@click.pass_obj
+def scale(server: Server, workers: str) -> None:
+    """Have N workers, or N more, or N fewer, until the next reload."""
+    server.run(nothing, "scale", workers=workers)
+
+
+@cli.command()
+@click.option("--wait", is_flag=True, help="Show the steps until the server has ended, and exit with its exit code.")
+@click.pass_obj
+def stop(server: Server, wait: bool) -> None:
+    """Stop gracefully: requests under way are finished first."""
+    server.run(nothing, "stop", wait=wait)
+
+
+@cli.command()
+@click.argument("worker", metavar="[WORKER]", type=click.IntRange(0), required=False)
+@click.pass_obj
+def dump(server: Server, worker: int | None) -> None:
+    """Show the stacks of every thread (and greenlet) of a worker, by its number, or of all; also of one that hangs."""
+    server.run(show_stacks, "dump", **({} if worker is None else {"worker": worker}))
+
+
+def show_stacks(said: dict[str, Any]) -> None:
+    doing = f": {safe(said['request'])}" if said["request"] else ""
+    print_line(f"worker {said['worker']} gen {said['generation']} pid {said['pid']} {said['state']}{doing}")
+    print_line("    " + safe(said["error"] or said["text"] or "no stack"))
+
+
+def main() -> None:
+    try:
+        cli(prog_name="pyservectl")
+    except UnavailableError as error:
+        details = "".join(f"\n  {line}" for line in error.details.splitlines())
+        click.echo(f"pyservectl: {error.message}{details}", err=True)
+        sys.exit(error.exit_code)
