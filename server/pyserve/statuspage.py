@@ -22,8 +22,8 @@ def headlines(status: dict[str, Any]) -> list[str]:
     ]
     sums = status["totals"]
     lines.append(
-        f"{sums['requests']} requests answered by these workers, {sums['active']} in the app now, "
-        f"{sums['connections']} connections, {size(sums['rss'])} of memory counted once for each worker"
+        f"{count(sums['requests'], 'request')} answered by these workers, {sums['active']} in the app now, "
+        f"{count(sums['connections'], 'connection')}, {size(sums['rss'])} of memory (shared pages counted each time)"
     )
     return lines
 
@@ -36,7 +36,7 @@ def workers_of(status: dict[str, Any]) -> str:
 def generation(each: dict[str, Any]) -> str:
     zygote = f"zygote {each['zygote']}, pid {each['zygote_pid']}, {size(each['zygote_rss'])}"
     return (
-        f"generation {each['generation']} ({each['role']}): {each['workers']} workers; "
+        f"generation {each['generation']} ({each['role']}): {count(each['workers'], 'worker')}; "
         f"{zygote if each['zygote_pid'] else 'no zygote'}"
     )
 
@@ -58,8 +58,11 @@ def row(worker: dict[str, Any]) -> tuple[str, ...]:
 def doing(worker: dict[str, Any]) -> str:
     if worker["request"] is not None:
         return f"{worker['request']} for {duration(worker['request_seconds'])}"
-    active = worker["active"]
-    return f"{active} request{'' if active == 1 else 's'}" if active else ""
+    return count(worker["active"], "request") if worker["active"] else ""
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
