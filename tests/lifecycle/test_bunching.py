@@ -45,7 +45,7 @@ def test_fast_answers_before_a_slow_one_are_not_held_back_for_it(project: Projec
                 assert client.recv(4096).endswith(b"ok")
         (worker,) = server.workers()
         # Only where it sleeps in epoll_wait() are connections ready in the order in which they are written to.
-        wait_for(lambda: "ep_poll" in Path(f"/proc/{worker}/wchan").read_text(), "the worker to have nothing to do")
+        wait_for(lambda: "ep" in Path(f"/proc/{worker}/wchan").read_text(), "the worker to have nothing to do")
         os.kill(worker, signal.SIGSTOP)
         wait_for(lambda: stopped(worker), "the worker to stop")
         *fast, slow = clients
