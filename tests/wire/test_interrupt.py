@@ -169,13 +169,15 @@ def eager() -> Iterator[None]:
 @pytest.mark.parametrize("app", [quick, halting])
 def test_an_interruption_hits_its_request_or_nothing(app: Any, make: Make) -> None:
     """However close to its end: never the next request, nor our code between the two."""
-    runner = make(app)
-    thread = runner.start(times=5000)
-    sent = 0
-    assert thread.ident
-    while thread.is_alive():
-        sent += runner.connection.interrupt(thread.ident)
-    assert sent > 0
-    assert runner.strays == []
-    assert len(runner.statuses) == 5000
-    assert set(runner.statuses) <= {b"200", b"504"}
+    sent = rounds = 0
+    while not sent:  # a busy machine may leave this thread out while the app runs
+        rounds += 1
+        assert rounds <= 100
+        runner = make(app)
+        thread = runner.start(times=5000)
+        assert thread.ident
+        while thread.is_alive():
+            sent += runner.connection.interrupt(thread.ident)
+        assert runner.strays == []
+        assert len(runner.statuses) == 5000
+        assert set(runner.statuses) <= {b"200", b"504"}
