@@ -10,7 +10,8 @@ import select
 import threading
 from collections import deque
 
-from pyserve_workers.connection import REQUEST, WANT_READ, Connection, overdue
+from pyserve_workers.connection import REQUEST, WANT_READ, Connection
+from pyserve_workers.crowd import overdue
 from pyserve_workers.loop import LoopWorker
 
 

@@ -11,8 +11,10 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from pyserve_workers.accepting import accept
 from pyserve_workers.accesslog import AccessLog
-from pyserve_workers.connection import Connection, Context, accept, expired
+from pyserve_workers.connection import Connection, Context
+from pyserve_workers.crowd import expired
 from wire import ways
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import pytest
 
 from pyserve.scoreboard import OFFSETS
 from pyserve_workers.accesslog import AccessLog
-from pyserve_workers.connection import BUSY, CLOSED, REQUEST, RUNNING, WANT_READ, Connection, overdue
+from pyserve_workers.connection import BUSY, CLOSED, REQUEST, RUNNING, WANT_READ, Connection
 from pyserve_workers.context import Context
+from pyserve_workers.crowd import overdue
 from wire.loop import PATIENCE, Server
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -15,6 +15,7 @@ from pyserve_workers.response import PHRASES  # type: ignore[import-not-found]
 
 import pyserve_workers
 from pyserve.scoreboard import Slot
+from pyserve_workers.accepting import accept
 from pyserve_workers.connection import (
     CLOSED,
     FLUSH,
@@ -25,10 +26,8 @@ from pyserve_workers.connection import (
     WANT_READ,
     WANT_WRITE,
     Connection,
-    accept,
-    expired,
-    idle_longest,
 )
+from pyserve_workers.crowd import expired, idle_longest
 from wire.apps import simple
 from wire.loop import Server
 

@@ -1,24 +1,21 @@
 from libc.stdint cimport uint64_t
 
+from pyserve_workers.client cimport Client
 from pyserve_workers.context cimport Context
 from pyserve_workers.inbox cimport Inbox
 from pyserve_workers.outbox cimport Outbox
 from pyserve_workers.response cimport Response
 
 
-cdef class Connection:
+cdef class Connection(Client):
     cdef readonly Context context
-    cdef readonly int fd             # keeps its number when it has been closed
     cdef readonly int state
     cdef int resume                  # the state behind FLUSH
     cdef uint64_t due                # the deadline, monotonic ns; 0: none
     cdef uint64_t entered            # when its request entered the app, monotonic ns
-    cdef uint64_t lingered           # bytes thrown away in LINGER
     cdef bint closing                # after what is in the outbox: half-close, drain and close
-    cdef bint taken                  # by the app, for another protocol: its duplicates of the descriptor may live on
     cdef bint client_closes          # the client has said that it sends nothing more
     cdef dict template
-    cdef str remote_addr, remote_port, peer_name
 
     cdef Inbox inbox
     cdef Outbox outbox
@@ -44,13 +41,9 @@ cdef class Connection:
     cdef void wait_until(self, uint64_t timeout) noexcept
     cdef int refuse(self, int status, str reason, str detail=*) except -1
     cdef int half_close(self) except -1
-    cdef int drain(self) except -1
+    cdef int linger(self) except -1
     cdef int shut(self) except -1
     cdef void abandon(self, int failure) noexcept
     cdef int record(self, uint64_t duration, dict environ, bint understood) except -1
     cdef int report_loss(self) except -1
     cdef int broken(self, object error) except -1
-    cdef str name(self)
-
-
-cpdef Connection accept(Context context, int listener, object about)

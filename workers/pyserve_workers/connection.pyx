@@ -9,7 +9,7 @@ The states, and what ends each:
     READY    a request is complete       run()
     RUNNING  it is in the app            the app's end; nothing that the client or the worker does meanwhile
     FLUSH    the client reads slowly     everything sent; write_timeout without progress
-    LINGER   half-closed, input dropped  the client closes; LINGER_TIME, LINGER_BYTES
+    LINGER   half-closed, input dropped  the client closes; LINGER_TIME, LINGER_BYTES (client.pyx)
     CLOSED   for ever
 
 A fault of the client is answered in one place, refuse(): a short response, a line in the log, LINGER. Without the
@@ -17,14 +17,12 @@ half-close and the draining, a client that is still sending would get a reset in
 """
 
 cimport cython
-from cpython.dict cimport PyDict_Next
-from cpython.exc cimport PyErr_SetFromErrno
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINTR, ENODATA, EPERM, EPROTO, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, ETIMEDOUT
 from libc.string cimport memcmp
-from posix.unistd cimport close as close_fd
 
 from pyserve_workers.accesslog cimport log_entry, log_request
+from pyserve_workers.client cimport Client
 from pyserve_workers.clientsocket import ENVIRON_KEY, ClientSocket
 from pyserve_workers.context cimport Context, clock_now
 from pyserve_workers.environ cimport make_environ
@@ -33,26 +31,24 @@ from pyserve_workers.http1 cimport h1_head
 from pyserve_workers.inbox cimport IN_COMPLETE, IN_FAULT, Inbox
 from pyserve_workers.outbox cimport OUT_BLOCKED, OUT_EMPTY, OUT_GONE, Outbox
 from pyserve_workers.response cimport Response
+from pyserve_workers.states cimport (
+    N_BUSY, N_CLOSED, N_READ, N_REQUEST, N_WRITE, S_BODY, S_CLOSED, S_FLUSH, S_HEAD, S_IDLE, S_LINGER, S_READY, S_RUNNING,
+)
 
 from os import strerror
 
 
-cdef extern from "accept.h" nogil:
-    int accept_peer(int listener, char *host, int *port)
+cdef extern from "<errno.h>":
+    int ECANCELED
+
+cdef extern from "<sys/socket.h>" nogil:
     int SHUT_WR
     int SHUT_RDWR
     int shutdown(int fd, int how)
-    int ECANCELED
     int MSG_NOSIGNAL
     ssize_t send(int fd, const void *data, size_t size, int flags)
-    ssize_t recv(int fd, void *data, size_t size, int flags)
-
-cdef extern from "octets.h" nogil:
-    size_t octets_decimal(char *out, uint64_t value)
 
 cdef extern from "Python.h":
-    str PyUnicode_FromString(const char *text)
-    str PyUnicode_FromStringAndSize(const char *text, Py_ssize_t size)
     Py_ssize_t refcount "Py_REFCNT"(PyObject *value)
     const char *utf8 "PyUnicode_AsUTF8AndSize"(object text, Py_ssize_t *size) except NULL
 
@@ -60,28 +56,10 @@ cdef extern from "Python.h":
 IDLE, HEAD, BODY, READY, RUNNING, FLUSH, LINGER, CLOSED = range(8)
 WANT_READ, WANT_WRITE, REQUEST, BUSY = 1, 4, 256, 512   # the first two are EPOLLIN and EPOLLOUT; 0 is closed
 
-cdef enum:   # the same for C
-    S_IDLE = 0
-    S_HEAD = 1
-    S_BODY = 2
-    S_READY = 3
-    S_RUNNING = 4
-    S_FLUSH = 5
-    S_LINGER = 6
-    S_CLOSED = 7
-
-cdef enum:
-    N_CLOSED = 0
-    N_READ = 1
-    N_WRITE = 4
-    N_REQUEST = 256
-    N_BUSY = 512
-
 cdef enum:
     RECEIVES_A_TURN = 16         # so that one upload does not hold the loop
     REQUESTS_A_TURN = 32         # nor a client that sends requests without waiting for answers
     COALESCED = 16384            # answers to such requests are sent together up to this size
-    LINGER_BYTES = 16 << 20
 
 cdef uint64_t LINGER_TIME = 2000000000
 cdef bytes TOO_LATE = (
@@ -93,7 +71,7 @@ globals()["Context"] = Context   # a cimported class is not an attribute of the 
 
 
 @cython.final
-cdef class Connection:
+cdef class Connection(Client):
     """``Connection(context, fd, listener, peer)`` owns the descriptor, which is in non-blocking mode. ``listener`` has
     ``scheme``, ``server_name`` and ``server_port``; ``peer`` is (host, port), or None for a unix socket.
 
@@ -108,14 +86,14 @@ cdef class Connection:
     def __init__(self, Context context not None, int fd, listener, peer=None):
         self.begin(context, fd, listener)
         if peer is None:
-            self.peer_name = "a unix socket"
+            self.names(None, None)
         else:
-            self.remote_addr = peer[0]
-            self.remote_port = str(peer[1])
+            self.names(peer[0], str(peer[1]))
 
     cdef int begin(self, Context context, int fd, object listener) except -1:
         self.context = context
         self.fd = fd
+        self.is_open = True
         self.template = context.template(listener)
         self.inbox = Inbox.__new__(Inbox)
         self.inbox.context = context
@@ -127,12 +105,7 @@ cdef class Connection:
         return 0
 
     def __cinit__(self):
-        self.fd = -1
         self.state = S_CLOSED
-
-    def __dealloc__(self):
-        if self.state != S_CLOSED and self.fd >= 0:
-            close_fd(self.fd)
 
     # What the worker's loop may ask
 
@@ -140,11 +113,6 @@ cdef class Connection:
     def deadline(self):
         """When expire() must be called, in seconds of CLOCK_MONOTONIC; inf if never."""
         return self.due / 1e9 if self.due else float("inf")
-
-    @property
-    def peer(self):
-        """(host, port) of the client, None for one of a unix socket."""
-        return None if self.remote_addr is None else (self.remote_addr, int(self.remote_port))
 
     @property
     def idle(self):
@@ -341,7 +309,7 @@ cdef class Connection:
                 return self.step_flush()
             if self.state == S_RUNNING:
                 return N_BUSY
-            return self.drain() if self.state == S_LINGER else N_CLOSED
+            return self.linger() if self.state == S_LINGER else N_CLOSED
         while turns and not short_read:
             turns -= 1
             n = self.inbox.receive(self.fd, &short_read)
@@ -530,31 +498,14 @@ cdef class Connection:
         self.inbox.close()
         self.outbox.close()
         self.closing = False
-        if shutdown(self.fd, SHUT_WR) < 0:
+        if not self.stop_sending():
             return self.shut()
         self.state = S_LINGER
-        self.lingered = 0
         self.wait_until(LINGER_TIME)
-        return self.drain()
+        return self.linger()
 
-    cdef int drain(self) except -1:
-        cdef char dropped[16384]
-        cdef ssize_t n
-        cdef int turns = RECEIVES_A_TURN
-        while turns:
-            turns -= 1
-            n = recv(self.fd, dropped, sizeof(dropped), 0)
-            if n < 0 and errno == EINTR:
-                continue
-            if n < 0 and errno == EAGAIN:
-                return N_READ
-            if n > 0:
-                self.lingered += n
-            if n <= 0 or self.lingered > LINGER_BYTES:
-                return self.shut()
-            if <size_t>n < sizeof(dropped):
-                return N_READ
-        return N_READ
+    cdef int linger(self) except -1:
+        return N_READ if self.drain() else self.shut()
 
     cdef int shut(self) except -1:
         """Closes the descriptor, once."""
@@ -565,19 +516,10 @@ cdef class Connection:
         self.inbox.close()
         self.outbox.close()
         self.response = self.start_response = None
-        if self.taken:
-            shutdown(self.fd, SHUT_RDWR)
-        close_fd(self.fd)
+        self.part()
         return N_CLOSED
 
     # Telling
-
-    cdef str name(self):
-        """The peer, for the log."""
-        if self.peer_name is None:
-            host = f"[{self.remote_addr}]" if ":" in self.remote_addr else self.remote_addr
-            self.peer_name = f"{host}:{self.remote_port}"
-        return self.peer_name
 
     cdef int record(self, uint64_t duration, dict environ, bint understood) except -1:
         """Counts the response and writes its line in the access log."""
@@ -606,97 +548,10 @@ cdef class Connection:
 
     cdef int report_loss(self) except -1:
         """The outbox cannot send any more."""
-        cdef int failure = self.outbox.failure
-        cdef double patience = self.context.write_timeout / 1e9
-        if failure == ECANCELED:
-            self.context.log.info(f"{self.name()}: the app has come back after its client was answered with 504")
-        elif failure == ENODATA:
-            self.context.log.error(f"{self.name()}: cut: the file of its response became shorter while it was sent")
-        elif failure == ETIMEDOUT:
-            self.context.log.info(f"{self.name()}: cut: it has not read its response for {patience:g} s")
-        else:
-            self.context.log.debug(f"{self.name()}: went away before its response was complete: {strerror(failure)}")
-        return 0
+        return self.explain(self.context.log, self.outbox.failure, self.context.write_timeout)
 
     cdef int broken(self, object error) except -1:
         """Something raised that never should: the connection is lost, the worker is not."""
         self.context.running = False
         self.context.log.error(f"BUG: {self.name()}: closed in state {self.state}\n{described(error)}")
         return self.shut()
-
-
-def expired(dict connections, double now):
-    """The connections, out of {fd: connection}, whose deadline is not after `now` (seconds of CLOCK_MONOTONIC)."""
-    cdef PyObject *key
-    cdef PyObject *value
-    cdef Py_ssize_t position = 0
-    cdef uint64_t limit = <uint64_t>(now * 1e9)
-    cdef Connection connection
-    late = []
-    while PyDict_Next(connections, &position, &key, &value):
-        connection = <Connection>value
-        if connection.due and connection.due <= limit:
-            late.append(connection)
-    return late
-
-
-def overdue(dict connections, double limit):
-    """The connections, out of {fd: connection}, whose request is in the app since before `limit` (seconds of
-    CLOCK_MONOTONIC), not counting what it waited for its client. Those that the app has taken over have no limit."""
-    cdef PyObject *key
-    cdef PyObject *value
-    cdef Py_ssize_t position = 0
-    cdef uint64_t bound = <uint64_t>max(0.0, limit * 1e9)
-    cdef Connection connection
-    late = []
-    while PyDict_Next(connections, &position, &key, &value):
-        connection = <Connection>value
-        if (
-            connection.is_running()
-            and connection.entered + connection.outbox.waited < bound
-            and not connection.response.taken
-        ):
-            late.append(connection)
-    return late
-
-
-def idle_longest(dict connections, double now, double least, int most):
-    """Up to `most` of the connections, out of {fd: connection}, that have been idle for `least` seconds: those that
-    have been it the longest, longest first."""
-    cdef PyObject *key
-    cdef PyObject *value
-    cdef Py_ssize_t position = 0
-    cdef uint64_t until = <uint64_t>((now - least) * 1e9), timeout
-    cdef Connection connection
-    found = []
-    while PyDict_Next(connections, &position, &key, &value):
-        connection = <Connection>value
-        if connection.due and connection.idle:
-            timeout = connection.context.keep_alive if connection.state == S_IDLE else connection.context.header_timeout
-            if connection.due - timeout <= until:
-                found.append((connection.due - timeout, connection.fd))
-    found.sort()
-    return [connections[fd] for _, fd in found[:most]]
-
-
-cpdef Connection accept(Context context, int listener, object about):
-    """The next connection of a listening descriptor; None if there is none now. OSError if the system refuses (EMFILE,
-    ENFILE, ENOBUFS, ENOMEM): to try again at once would spin. ``about``: as Connection() takes it."""
-    cdef char host[64]
-    cdef char digits[8]
-    cdef int port = -1
-    cdef int fd = accept_peer(listener, host, &port)
-    cdef Connection connection
-    if fd < 0:
-        # EPROTO, EPERM (a firewall rule) and the like concern one connection that is gone (accept(2)).
-        if errno == EAGAIN or errno == ECONNABORTED or errno == EPROTO or errno == EPERM:
-            return None
-        PyErr_SetFromErrno(OSError)
-    connection = Connection.__new__(Connection)
-    connection.begin(context, fd, about)
-    if port < 0:
-        connection.peer_name = "a unix socket"
-    else:
-        connection.remote_addr = PyUnicode_FromString(host)
-        connection.remote_port = PyUnicode_FromStringAndSize(digits, octets_decimal(digits, port))
-    return connection

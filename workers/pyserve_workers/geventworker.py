@@ -19,7 +19,8 @@ from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLRDHUP
 
 from pyserve.errors import ClientGone, RequestTimeout
 from pyserve_workers import worker
-from pyserve_workers.connection import BUSY, REQUEST, overdue
+from pyserve_workers.connection import BUSY, REQUEST
+from pyserve_workers.crowd import overdue
 from pyserve_workers.databases import close_databases
 from pyserve_workers.loop import LoopWorker
 

@@ -12,9 +12,11 @@ import time
 from abc import abstractmethod
 from collections import namedtuple
 
+from pyserve_workers.accepting import accept
 from pyserve_workers.accesslog import AccessLog
-from pyserve_workers.connection import Connection, accept, expired
+from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
+from pyserve_workers.crowd import expired
 from pyserve_workers.shedding import Shedding
 from pyserve_workers.worker import Worker
 

@@ -18,7 +18,8 @@ from libc.errno cimport EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport uint32_t, uint64_t
 
-from pyserve_workers.connection cimport Connection, accept
+from pyserve_workers.accepting cimport accept
+from pyserve_workers.connection cimport Connection
 from pyserve_workers.context cimport Context
 from pyserve_workers.outbox cimport Outbox
 

@@ -15,7 +15,9 @@ import time
 from errno import EMFILE, ENFILE
 
 from pyserve.descriptors import RESERVE, TURNED_AWAY
-from pyserve_workers.connection import CLOSED, accept, idle_longest
+from pyserve_workers.accepting import accept
+from pyserve_workers.connection import CLOSED
+from pyserve_workers.crowd import idle_longest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

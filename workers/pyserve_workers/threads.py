@@ -25,7 +25,8 @@ from collections import deque
 from contextvars import Context as Variables
 
 from pyserve.children import INTERRUPT_GRACE
-from pyserve_workers.connection import REQUEST, WANT_READ, overdue
+from pyserve_workers.connection import REQUEST, WANT_READ
+from pyserve_workers.crowd import overdue
 from pyserve_workers.databases import close_databases
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.pace import Pace

@@ -1,0 +1,16 @@
+from libc.stdint cimport uint64_t
+
+
+cdef class Client:
+    cdef readonly int fd             # keeps its number when it has been closed
+    cdef bint is_open
+    cdef bint taken                  # by the app, for another protocol: its duplicates of the descriptor may live on
+    cdef uint64_t lingered           # bytes thrown away since the half-close
+    cdef str remote_addr, remote_port, peer_name
+
+    cdef void names(self, str host, str port)
+    cdef str name(self)
+    cdef bint stop_sending(self) noexcept
+    cdef bint drain(self) noexcept
+    cdef void part(self) noexcept
+    cdef int explain(self, object log, int failure, uint64_t patience) except -1

@@ -1,0 +1,101 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
+"""Who is at the other end of a descriptor, and how one parts from it without a reset.
+
+A close while input is unread resets the connection, and the reset can overtake the last response. So one says that no
+more will be sent, reads to the end, and closes then (RFC 9112, 9.6).
+"""
+
+from libc.errno cimport EAGAIN, EINTR, ENODATA, ETIMEDOUT, errno
+from posix.unistd cimport close as close_fd
+
+from os import strerror
+
+
+cdef extern from "<errno.h>":
+    int ECANCELED
+
+cdef extern from "<sys/socket.h>" nogil:
+    int SHUT_WR
+    int SHUT_RDWR
+    int shutdown(int fd, int how)
+    ssize_t recv(int fd, void *data, size_t size, int flags)
+
+
+cdef enum:
+    READS_A_TURN = 16            # so that one client does not hold the loop
+    LINGER_BYTES = 16 << 20
+
+
+cdef class Client:
+    """Owns the descriptor, which is in non-blocking mode."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.is_open:
+            close_fd(self.fd)
+
+    @property
+    def peer(self):
+        """(host, port) of the client, None for one of a unix socket."""
+        return None if self.remote_addr is None else (self.remote_addr, int(self.remote_port))
+
+    cdef void names(self, str host, str port):
+        """Its address; None and None for one of a unix socket."""
+        self.remote_addr = host
+        self.remote_port = port
+        if host is None:
+            self.peer_name = "a unix socket"
+
+    cdef str name(self):
+        """For the log."""
+        if self.peer_name is None:
+            host = f"[{self.remote_addr}]" if ":" in self.remote_addr else self.remote_addr
+            self.peer_name = f"{host}:{self.remote_port}"
+        return self.peer_name
+
+    cdef bint stop_sending(self) noexcept:
+        """Half-closes; False if the connection is gone already."""
+        self.lingered = 0
+        return shutdown(self.fd, SHUT_WR) == 0
+
+    cdef bint drain(self) noexcept:
+        """Drops what has arrived; False if no more can come, or too much has."""
+        cdef char dropped[16384]
+        cdef ssize_t n
+        cdef int turns = READS_A_TURN
+        while turns:
+            turns -= 1
+            n = recv(self.fd, dropped, sizeof(dropped), 0)
+            if n < 0 and errno == EINTR:
+                continue
+            if n < 0 and errno == EAGAIN:
+                return True
+            if n > 0:
+                self.lingered += n
+            if n <= 0 or self.lingered > LINGER_BYTES:
+                return False
+            if <size_t>n < sizeof(dropped):
+                return True
+        return True
+
+    cdef void part(self) noexcept:
+        """Closes the descriptor, once."""
+        if self.is_open:
+            self.is_open = False
+            if self.taken:
+                shutdown(self.fd, SHUT_RDWR)
+            close_fd(self.fd)
+
+    cdef int explain(self, object log, int failure, uint64_t patience) except -1:
+        """Tells the log why nothing more can be sent; `patience` is write_timeout in nanoseconds."""
+        if failure == ECANCELED:
+            log.info(f"{self.name()}: the app has come back after its client was answered with 504")
+        elif failure == ENODATA:
+            log.error(f"{self.name()}: cut: the file of its response became shorter while it was sent")
+        elif failure == ETIMEDOUT:
+            log.info(f"{self.name()}: cut: it has not read its response for {patience / 1e9:g} s")
+        else:
+            log.debug(f"{self.name()}: went away before its response was complete: {strerror(failure)}")
+        return 0

@@ -1,0 +1,66 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
+"""Looks at all connections of a worker: which are late, and which would be missed least.
+
+They are asked once in a while, with up to tens of thousands of connections, most of which have nothing to say.
+"""
+
+from cpython.dict cimport PyDict_Next
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from pyserve_workers.connection cimport Connection
+from pyserve_workers.states cimport S_IDLE
+
+
+def expired(dict connections, double now):
+    """The connections, out of {fd: connection}, whose deadline is not after `now` (seconds of CLOCK_MONOTONIC)."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t position = 0
+    cdef uint64_t limit = <uint64_t>(now * 1e9)
+    cdef Connection connection
+    late = []
+    while PyDict_Next(connections, &position, &key, &value):
+        connection = <Connection>value
+        if connection.due and connection.due <= limit:
+            late.append(connection)
+    return late
+
+
+def overdue(dict connections, double limit):
+    """The connections, out of {fd: connection}, whose request is in the app since before `limit` (seconds of
+    CLOCK_MONOTONIC), not counting what it waited for its client. Those that the app has taken over have no limit."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t position = 0
+    cdef uint64_t bound = <uint64_t>max(0.0, limit * 1e9)
+    cdef Connection connection
+    late = []
+    while PyDict_Next(connections, &position, &key, &value):
+        connection = <Connection>value
+        if (
+            connection.is_running()
+            and connection.entered + connection.outbox.waited < bound
+            and not connection.response.taken
+        ):
+            late.append(connection)
+    return late
+
+
+def idle_longest(dict connections, double now, double least, int most):
+    """Up to `most` of the connections, out of {fd: connection}, that have been idle for `least` seconds: those that
+    have been it the longest, longest first."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t position = 0
+    cdef uint64_t until = <uint64_t>((now - least) * 1e9), timeout
+    cdef Connection connection
+    found = []
+    while PyDict_Next(connections, &position, &key, &value):
+        connection = <Connection>value
+        if connection.due and connection.idle:
+            timeout = connection.context.keep_alive if connection.state == S_IDLE else connection.context.header_timeout
+            if connection.due - timeout <= until:
+                found.append((connection.due - timeout, connection.fd))
+    found.sort()
+    return [connections[fd] for _, fd in found[:most]]
