@@ -45,6 +45,8 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool},  # deadline: CLOCK_MONOTONIC seconds
     "STACKS": {},  # write into the stack file what no signal handler can find
     "REOPEN": {},  # fds: error log, access log?
+    # master → responder; retry_at: when a worker may be expected again, CLOCK_MONOTONIC seconds
+    "RESPOND": {"on": bool, "retry_at": NUMBER},
 }
 
 

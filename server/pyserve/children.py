@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from pyserve.scoreboard import SLOTS
 from pyserve.stackfile import StackFile
 
 TYPE_CHECKING = False
@@ -125,6 +126,18 @@ class WorkerProcess(Child):
     def name(self) -> str:
         pid = f" pid {self.pid}" if self.pid else ""
         return f"worker {self.worker.number} gen {self.worker.generation}{pid}"
+
+
+class ResponderProcess(Child):
+    """The process that answers 503 while no worker can."""
+
+    name = "responder"
+    SLOT = SLOTS - 1  # on the scoreboard; there are never half as many workers
+    leaving = False
+
+    def kill(self, why: str) -> None:
+        self.killed_because = why
+        self.signal(signal.SIGKILL)
 
 
 def explain(status: int | None, killed_because: str = "") -> str:

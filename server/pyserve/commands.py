@@ -71,6 +71,7 @@ def whole_status(master: Master) -> dict[str, Any]:
         "uptime": now / 1e9 - master.began,
         "phase": state.phase,
         "degraded": state.degraded,
+        "responding": master.responder.on,
         "generation": state.good,
         "next": state.next or None,
         "target": state.target,

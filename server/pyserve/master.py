@@ -16,6 +16,7 @@ from pyserve import descriptors, linux, listeners, rollout
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.notify import Notifier
 from pyserve.population import Population, count
+from pyserve.responder import Responder
 from pyserve.scoreboard import SLOTS
 
 TYPE_CHECKING = False
@@ -60,6 +61,7 @@ class Master:
         self.notifier = Notifier()
         self.epoll = select.epoll()
         self.population = Population(opened, logs, scoreboard, first, self.epoll, self.tell)
+        self.responder = Responder(self.population)
         self.state = rollout.State(
             target=config.workers, crash_window=config.crash_window, max_crashes=config.max_crashes
         )
@@ -87,6 +89,7 @@ class Master:
             self.population.press()
             self.finish_handshakes()
             self.tell(rollout.Tick(time.monotonic()))
+            self.responder.turn(self.state, self.config, self.stop_deadline)
             self.notifier.watchdog()
             if self.control:
                 self.control.turn()
@@ -280,6 +283,7 @@ class Master:
         self.population.spawn(action.worker)
 
     def do_go(self, action: rollout.Go) -> None:
+        self.responder.hush()
         self.population.go(action.id)
 
     def do_drain(self, action: rollout.Drain) -> None:

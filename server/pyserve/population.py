@@ -14,7 +14,16 @@ import time
 
 from pyserve import rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
-from pyserve.children import DUMPED, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote, explain
+from pyserve.children import (
+    DUMPED,
+    INTERRUPTED,
+    KILLED,
+    Pressure,
+    ResponderProcess,
+    WorkerProcess,
+    Zygote,
+    explain,
+)
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.scoreboard import SLOTS
 
@@ -67,6 +76,7 @@ class Population:
         self.first = first  # generation 1's zygote, which has its CONFIG
         self.workers: dict[int, WorkerProcess] = {}  # by rollout's id
         self.zygotes: list[Zygote] = []
+        self.responder: ResponderProcess | None = None
         self.by_fd: dict[int, Child] = {}
         self.unclaimed: dict[int, int] = {}  # statuses of children that have not said HELLO
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
@@ -75,10 +85,10 @@ class Population:
         self.cut = 0
 
     def __bool__(self) -> bool:
-        return bool(self.workers or self.zygotes or self.news)
+        return bool(self.workers or self.zygotes or self.responder or self.news)
 
-    def children(self) -> list[WorkerProcess | Zygote]:
-        return [*self.workers.values(), *self.zygotes]
+    def children(self) -> list[WorkerProcess | Zygote | ResponderProcess]:
+        return [*self.workers.values(), *self.zygotes, *([self.responder] if self.responder else [])]
 
     # Starting.
 
@@ -180,6 +190,8 @@ class Population:
         for process in self.workers.values():
             process.killed_because = "fast shutdown"
             process.signal(signal.SIGKILL if process.worker.state == rollout.BOOTING else signal.SIGQUIT)
+        if self.responder:
+            self.responder.kill("fast shutdown")
 
     def reopen_logs(self) -> None:
         for child in self.children():
@@ -223,6 +235,8 @@ class Population:
                 self.on_zygote(child, message)
             elif isinstance(child, WorkerProcess):
                 self.on_worker(child, message)
+            elif isinstance(child, ResponderProcess):
+                self.on_responder(child, message)
 
     def forget_channel(self, child: Child) -> None:
         fd = child.channel.fileno()
@@ -288,6 +302,12 @@ class Population:
         else:
             self.log.error(f"BUG: {process.name} says that its pid is {pid}, which cannot be")
 
+    def on_responder(self, responder: ResponderProcess, message: Message) -> None:
+        if message.kind == "READY" and not responder.leaving:
+            responder.pressure = None
+        elif message.kind == "BOOT_FAILED":
+            self.log.error(f"responder: {message['message']}\n{message['details']}".rstrip())
+
     def fail(self, message: Message, prefix: str) -> None:
         self.failure = (BY_KIND.get(message["kind"], PyserveError).exit_code, message["message"])
         self.log.error(f"{prefix}{message['message']}\n{message['details']}".rstrip())
@@ -318,6 +338,9 @@ class Population:
                 self.zygote_ended(child)
             elif isinstance(child, WorkerProcess):
                 self.worker_ended(child)
+            else:  # its end is noticed by who needs it
+                self.forget_channel(child)
+                child.channel.close()
 
     def zygote_ended(self, zygote: Zygote) -> None:
         self.zygotes.remove(zygote)

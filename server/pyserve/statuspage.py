@@ -30,7 +30,8 @@ def headlines(status: dict[str, Any]) -> list[str]:
 
 def workers_of(status: dict[str, Any]) -> str:
     serving = sum(worker["state"] == "serving" for worker in status["workers"])
-    return f"{serving} of {status['target']} workers serve"
+    meanwhile = "; clients are answered with 503" if status["responding"] else ""
+    return f"{serving} of {status['target']} workers serve{meanwhile}"
 
 
 def generation(each: dict[str, Any]) -> str:

@@ -122,6 +122,16 @@ def start(worker_class: str = "sync") -> tuple[int, Channel]:
     return pid, Channel(socket(fileno=fd), blocking=False)
 
 
+def launch(program: str) -> tuple[int, Channel]:
+    """A process that runs a program as zygotes do: its pid and the master's end of its channel. OSError: it cannot."""
+    from socket import socket
+
+    from pyserve.channel import Channel
+
+    pid, fd, _ = _start(program)
+    return pid, Channel(socket(fileno=fd), blocking=False)
+
+
 def configure(
     channel: Channel,
     config: Config,

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False},
     "STACKS": {},
     "REOPEN": {},
+    "RESPOND": {"on": True, "retry_at": 1234.5},
 }
 
 Ends = tuple[Channel, Channel]

@@ -1,0 +1,105 @@
+"""The responder: a sync worker without an app, which answers 503 while no worker can answer.
+
+It is a process of its own, started by the master without the help of a zygote, whose app may be what is broken. The
+master says when it is to accept, and when the next worker is to be expected. Whatever it has accepted it answers, and
+then closes the connection, so that the client's next one is a worker's.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import signal
+import sys
+import time
+
+from pyserve import descriptors
+from pyserve.accounts import become
+from pyserve.channel import Channel
+from pyserve.children import DUMP, ResponderProcess
+from pyserve.zygotes import BLOCKED, CHANNEL_FD
+from pyserve_workers.sync import SyncWorker
+from pyserve_workers.system import socket
+from pyserve_workers.zygote import Generation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyserve.channel import Message
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Service unavailable</title>
+<h1>Service unavailable</h1>
+<p>This service cannot answer at the moment. Please try again in {seconds} s.</p>
+</html>
+"""
+
+
+def main() -> None:
+    for number in BLOCKED:
+        signal.signal(number, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+    os.set_inheritable(CHANNEL_FD, False)
+    channel = Channel(socket(fileno=CHANNEL_FD))
+    message = channel.receive()
+    if message is None:
+        return
+    generation = Generation(message)
+    faulthandler.register(DUMP, file=generation.log.fd, all_threads=True)
+    responder = Responder(generation, channel)
+    descriptors.take(generation.config.limit_connections)
+    become(generation.config.user, generation.config.group)
+    sys.exit(responder.run())
+
+
+class Responder(SyncWorker):
+    def __init__(self, generation: Generation, channel: Channel) -> None:
+        super().__init__(generation, channel, number=0, slot=ResponderProcess.SLOT)
+        self.log.rename(f"responder pid {self.pid}")
+        self.stacks_fd = generation.log.fd
+        self.retry_at = 0.0  # when a worker may be expected again, CLOCK_MONOTONIC seconds
+        generation.app = self.refuse
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.context.draining = True  # each response is the last of its connection
+
+    def set_title(self, _state: str) -> None:
+        from setproctitle import setproctitle
+
+        setproctitle(f"pyserve: responder [{self.generation.title}]")
+
+    def obey(self, message: Message | None) -> None:
+        if message is None or message.kind != "RESPOND":
+            super().obey(message)
+            return
+        self.retry_at = message["retry_at"]
+        if self.state == "ready":
+            self.become("serving")
+        if message["on"] and self.state == "serving" and not self.listeners:
+            self.listen()
+        elif not message["on"]:
+            self.leave_alone()
+
+    def leave_alone(self) -> None:
+        """Accept nothing more; the queues are the workers' again."""
+        for fd in self.listeners.keys() - set(self.paused):
+            self.epoll.unregister(fd)
+        self.listeners.clear()
+        self.paused.clear()
+
+    def refuse(self, _environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        """The app."""
+        seconds = max(1, math.ceil(self.retry_at - time.monotonic()))
+        fields = [
+            ("Content-Type", "text/html; charset=utf-8"),
+            ("Cache-Control", "no-store"),
+            ("Retry-After", str(seconds)),
+        ]
+        start_response("503 Service Unavailable", fields)
+        return [PAGE.format(seconds=seconds).encode()]
