@@ -1,4 +1,4 @@
-"""The master's children: zygotes and workers, how they are pressed to end, and how their end is explained."""
+"""The master's children: zygotes and workers, and how they are pressed to end."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ class Pressure:
         if self.steps and now >= self.steps[0][0]:
             return self.steps.pop(0)[1]
         return None
+
+    def put_off(self, seconds: float) -> None:
+        """Everything is due so much later."""
+        self.steps = [(when + seconds, what) for when, what in self.steps]
 
     @property
     def next(self) -> float:
@@ -138,28 +142,3 @@ class ResponderProcess(Child):
     def kill(self, why: str) -> None:
         self.killed_because = why
         self.signal(signal.SIGKILL)
-
-
-def explain(status: int | None, killed_because: str = "") -> str:
-    """How a process ended, from its wait status: ``"exited with code 3"``, ``"was killed by SIGSEGV"``."""
-    if status is None:
-        return "ended before it could say its pid"
-    if not os.WIFSIGNALED(status):
-        code = os.waitstatus_to_exitcode(status)
-        return f"exited with code {code}" if code != 128 + signal.SIGQUIT else "ended at once, as a SIGQUIT asked for"
-    number = os.WTERMSIG(status)
-    name = signal_name(number)
-    if killed_because:
-        return f"was killed by pyserve ({name}): {killed_because}"
-    hints: dict[int, str] = {
-        signal.SIGKILL: "; not by pyserve: by someone, or by the kernel for lack of memory",
-        signal.SIGALRM: ": it was stuck and ended by its own alarm",
-    }
-    return f"was killed by {name}{hints.get(number, '')}"
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -100,7 +100,7 @@ def check(config: Config) -> None:
         channel.close()
         _, status = os.waitpid(pid, 0)
     if message is None:
-        from pyserve.children import explain
+        from pyserve.deaths import explain
 
         raise AppError(f"the process that loads the app {explain(status)}")
     if message.kind == "LOAD_FAILED":

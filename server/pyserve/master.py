@@ -18,6 +18,7 @@ from pyserve.notify import Notifier
 from pyserve.population import Population, count
 from pyserve.responder import Responder
 from pyserve.scoreboard import SLOTS
+from pyserve.suspension import Suspension
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Master:
         self.stop_deadline = 0.0
         self.handshakes_until = 0.0  # not 0: stopping, but handshakes are still under way
         self.reload_began = 0.0
+        self.suspension = Suspension(self.began)
         self.control: Control | None = None
         if control_socket:
             from pyserve.control import Control
@@ -130,12 +132,23 @@ class Master:
             soonest = min(soonest, self.state.retry_at)
         if self.control:
             soonest = self.control.soonest(soonest)
-        for fd, events in self.epoll.poll(max(0.0, soonest - now)):
+        asked = max(0.0, soonest - now)
+        ready = self.epoll.poll(asked)
+        self.wake_up(self.suspension.over(asked, time.monotonic()))
+        for fd, events in ready:
             if fd == self.wake:
                 os.read(self.wake, 4096)
             elif not (self.control and self.control.hear(fd, events)):
                 self.population.hear(fd)
         self.population.flush()
+
+    def wake_up(self, missed: float) -> None:
+        """After a suspension of so many seconds nobody is late: not before they could have shown that they live."""
+        if missed:
+            self.log.warning(f"the master did not run for {missed:.1f} s: all deadlines are put off by that")
+            self.population.put_off(missed)
+            if self.stop_deadline:
+                self.stop_deadline += missed
 
     def finished(self) -> bool:
         return self.state.phase == rollout.STOPPING and not self.population

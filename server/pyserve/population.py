@@ -14,17 +14,10 @@ import time
 
 from pyserve import rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
-from pyserve.children import (
-    DUMPED,
-    INTERRUPTED,
-    KILLED,
-    Pressure,
-    ResponderProcess,
-    WorkerProcess,
-    Zygote,
-    explain,
-)
+from pyserve.children import DUMPED, INTERRUPTED, KILLED, Pressure, ResponderProcess, WorkerProcess, Zygote
+from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
+from pyserve.oom import OomKills
 from pyserve.scoreboard import SLOTS
 
 TYPE_CHECKING = False
@@ -81,6 +74,8 @@ class Population:
         self.unclaimed: dict[int, int] = {}  # statuses of children that have not said HELLO
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
         self.failure: tuple[int, str] = (ExitCode.APP, "")
+        self.oom_kills = OomKills()
+        self.awake_since = 0.0  # CLOCK_MONOTONIC seconds; what was to be seen before was not looked at in time
         self.stopping = False  # from here on, requests that are cut count
         self.cut = 0
 
@@ -350,7 +345,7 @@ class Population:
             self.read(process)  # it was being forked: either it says HELLO or its channel ends
         if zygote.stopping:
             return
-        ended = explain(zygote.status, zygote.killed_because)
+        ended = self.explain(zygote)
         self.log.error(f"{zygote.name} {ended}")
         now = time.monotonic()
         if zygote.loaded:
@@ -367,26 +362,39 @@ class Population:
         self.forget_channel(process)
         process.channel.close()
         process.stacks.close()
-        ended = explain(process.status, process.killed_because)
+        ended = self.explain(process)
         clean = process.status == 0 and process.leaving
         if not clean:
             self.count_cut(process)
         if self.stopping:
             self.cut += process.cut
+        lost = loss(process.cut, process.slot.request_line if process.slot.get("active") else "")
         process.slot.clear()
         self.tell_siblings()
         if clean:
             self.log.info(f"{process.name} has left ({process.leaving})")
         elif process.killed_because != "fast shutdown":
             level = self.log.info if process.boot_failure or (self.stopping and not process.pid) else self.log.error
-            cut = f"; {count(process.cut, 'request')} cut" if process.cut else ""
-            level(f"{process.name} {ended}{cut}")
+            level(f"{process.name} {ended}{lost}")
         self.tell(rollout.WorkerGone(process.worker.id, process.boot_failure or f"a worker {ended}", time.monotonic()))
+
+    def explain(self, child: Child) -> str:
+        """How a child has ended."""
+        unexplained = unexplained_kill(child.status, child.killed_because)
+        oom = self.oom_kills.explain_one() if unexplained else None
+        return explain(child.status, child.killed_because, oom=oom)
 
     def count_cut(self, process: WorkerProcess) -> None:
         process.cut = max(process.cut, process.slot.get("active"))
 
     # Pressing.
+
+    def put_off(self, seconds: float) -> None:
+        """We have not looked for so long: nobody is late because of that."""
+        self.awake_since = time.monotonic()
+        for child in self.children():
+            if child.pressure:
+                child.pressure.put_off(seconds)
 
     def press(self) -> None:
         now = time.monotonic()
@@ -435,7 +443,7 @@ class Population:
         began = self.watched(process)
         if not began or not process.config.timeout or process.leaving or process.pressed_request:
             return float("inf")
-        return began / 1e9 + process.config.timeout
+        return max(began / 1e9, self.awake_since) + process.config.timeout
 
     def press_drain(self, process: WorkerProcess, deadline: float) -> None:
         process.pressure = Pressure.drain(deadline, process.config.hook_timeout)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 
 from pyserve import rollout, zygotes
-from pyserve.children import Pressure, ResponderProcess, explain
+from pyserve.children import Pressure, ResponderProcess
+from pyserve.deaths import explain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Children: how they are pressed, and how their end is told."""
+"""Children: how they are pressed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from pyserve.children import (
     Pressure,
     WorkerProcess,
     Zygote,
-    explain,
-    signal_name,
 )
+from pyserve.deaths import explain
 from pyserve.rollout import Worker
 from pyserve.scoreboard import Scoreboard
 
@@ -74,6 +73,13 @@ def test_request() -> None:
 def test_steps_that_are_long_overdue_still_come_one_by_one() -> None:
     pressure = Pressure.drain(NOW, 5.0)
     assert [pressure.due(NOW + 1e6) for _ in range(4)] == [INTERRUPTED, DUMPED, KILLED, None]
+
+
+def test_put_off() -> None:
+    pressure = Pressure.boot(NOW, 60.0, "it was not ready")
+    assert pressure.due(1060.0) == DUMPED
+    pressure.put_off(30.0)
+    assert all_steps(pressure) == [(1090.0 + KILL_AFTER_DUMP, KILLED)]
 
 
 # Children.
@@ -131,51 +137,3 @@ def test_names(channel: Channel) -> None:
     assert worker.name == "worker 3 gen 2 pid 4711"
     zygote = Zygote(2, None, "auto", channel, 4712)  # type: ignore[arg-type]  # its configuration does not matter here
     assert zygote.name == "zygote 2"
-
-
-# Explanations.
-
-
-def exited(code: int) -> int:
-    return code << 8
-
-
-@pytest.mark.parametrize(
-    ("status", "killed_because", "text"),
-    [
-        (None, "", "ended before it could say its pid"),
-        (None, "it was not ready", "ended before it could say its pid"),
-        (exited(0), "", "exited with code 0"),
-        (exited(3), "", "exited with code 3"),
-        (exited(255), "", "exited with code 255"),
-        (exited(131), "", "ended at once, as a SIGQUIT asked for"),
-        (exited(131), "fast shutdown", "ended at once, as a SIGQUIT asked for"),
-        (int(signal.SIGSEGV), "", "was killed by SIGSEGV"),
-        (signal.SIGSEGV | 0x80, "", "was killed by SIGSEGV"),  # and left a core
-        (int(signal.SIGTERM), "", "was killed by SIGTERM"),
-        (
-            int(signal.SIGKILL),
-            "",
-            "was killed by SIGKILL; not by pyserve: by someone, or by the kernel for lack of memory",
-        ),
-        (int(signal.SIGKILL), "it was late", "was killed by pyserve (SIGKILL): it was late"),
-        (int(signal.SIGALRM), "", "was killed by SIGALRM: it was stuck and ended by its own alarm"),
-        (40, "", "was killed by signal 40"),
-    ],
-)
-def test_explanation(status: int | None, killed_because: str, text: str) -> None:
-    assert explain(status, killed_because) == text
-
-
-@pytest.mark.parametrize("number", range(1, signal.NSIG))
-def test_every_signal_can_be_told(number: int) -> None:
-    assert explain(number).startswith(f"was killed by {signal_name(number)}")
-
-
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [("import os; os._exit(7)", "exited with code 7"), ("import os; os.abort()", "was killed by SIGABRT")],
-)
-def test_statuses_of_the_kernel(code: str, text: str) -> None:
-    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
-    assert explain(os.waitpid(pid, 0)[1]) == text

@@ -1,0 +1,179 @@
+"""Deaths of workers and what the log tells of them; a master that was suspended kills nobody on waking."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import requests
+
+from lifecycle.load import Load
+from lifecycle.project import Project, in_app
+from pyserve import cgroups
+from support import Server, serve
+from support.processes import wait_for
+
+DYING = """
+import signal
+
+WAYS = {
+    # Not os.kill: the main thread would take it, and meanwhile this one might answer.
+    "segv": lambda: signal.raise_signal(signal.SIGSEGV),
+    "exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "abort": os.abort,
+}
+
+def dies(environ, start_response):
+    way = WAYS.get(environ["QUERY_STRING"])
+    if way:
+        way()
+    return wsgi(environ, start_response)
+"""
+
+DEATHS = {
+    "segv": r"was killed by SIGSEGV; 1 request cut: GET /now\?segv$",
+    "exit": r"exited with code 3; 1 request cut: GET /now\?exit$",
+    "kill": r"was killed by SIGKILL; not by pyserve.*; 1 request cut: GET /now\?kill$",
+    "abort": r"was killed by SIGABRT; 1 request cut: GET /now\?abort$",
+}
+
+
+def replaced(server: Server, pid: int) -> bool:
+    """Is its one worker another one now, and does it serve?"""
+    return len(server.workers()) == 1 and server.workers() != [pid] and server.get("/").status_code == 200
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_every_death_is_explained_with_the_request_that_it_was_in(project: Project) -> None:
+    """How it ended, in which request, and how many were lost: that one, and no other."""
+    project.append(DYING)
+    with serve("app:dies", "--workers", "1", "--max-crashes", "100", cwd=project.folder) as server:
+        for way, pattern in DEATHS.items():
+            pid = server.workers()[0]
+            with pytest.raises(requests.ConnectionError):
+                server.get(f"/now?{way}")
+            server.wait_for_log(rf"worker 0 gen 1 pid {pid} {pattern}")
+            server.wait_for(partial(replaced, server, pid))
+
+
+def test_all_requests_inside_a_worker_that_dies_are_counted(project: Project, concurrent: str) -> None:
+    with serve("app:wsgi", "--workers", "1", "-k", concurrent, cwd=project.folder) as server:
+        pid = server.workers()[0]
+        with Load(server.url, "/sleep?60", threads=3) as load:
+            server.wait_for(lambda: in_app(server, 3))
+            load.stopped.set()
+            os.kill(pid, signal.SIGKILL)
+            server.wait_for_log(rf"pid {pid} was killed .*; 3 requests cut, the last to begin: GET /sleep\?60$")
+            load.stop()
+        assert len(load.failures) == 3
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """What is started now is in a control group with 128 MB of memory."""
+    own = next(
+        (
+            (is_v2, Path(folder))
+            for is_v2, folder in cgroups.folders(cgroups.membership(), "memory")
+            if Path(folder, "memory.events" if is_v2 else "memory.oom_control").exists()
+        ),
+        None,
+    )
+    if os.geteuid() != 0 or own is None:
+        pytest.skip("a control group for memory can be made here only by root, and where there is one already")
+    is_v2, folder = own
+    group = folder / f"pyserve-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.max" if is_v2 else "memory.limit_in_bytes")).write_text(str(128 << 20))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no control group for memory can be made here: {error}")
+    yield
+    (folder / "cgroup.procs").write_text(str(os.getpid()))
+    wait_for(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+@pytest.mark.usefixtures("little_memory", "worker_class")
+def test_a_kill_by_the_kernel_for_lack_of_memory_is_told_from_others(project: Project) -> None:
+    project.append(
+        "\ndef grows(environ, start_response):\n"
+        "    if environ['QUERY_STRING'] == 'grow':\n"
+        "        kept = [bytearray(1 << 20) for _ in range(512)]\n"
+        "    return wsgi(environ, start_response)\n"
+    )
+    with serve("app:grows", "--workers", "1", cwd=project.folder) as server:
+        pid = server.workers()[0]
+        with pytest.raises(requests.ConnectionError):
+            server.get("/?grow")
+        server.wait_for_log(
+            rf"pid {pid} was killed by SIGKILL by the kernel, for lack of memory .*; 1 request cut: GET /\?grow$"
+        )
+        server.wait_for(partial(replaced, server, pid))
+        pid = server.workers()[0]
+        os.kill(pid, signal.SIGKILL)
+        server.wait_for_log(rf"pid {pid} was killed by SIGKILL; not by pyserve, nor for lack of memory")
+
+
+SUSPENDED = 3.5  # seconds: more than the timeouts below, and more than a busy machine is given
+
+
+def suspend(pid: int) -> None:
+    """Stop a process for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + SUSPENDED
+    wait_for(lambda: time.monotonic() > until)
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_after_a_suspension_nobody_is_late(project: Project, worker_class: str) -> None:
+    """As when a virtual machine is paused: every request and every heartbeat looks too old to who only sees the clock.
+
+    The master goes on first, and looks at a worker that had no chance yet to show that it lives. (Those with a
+    heartbeat watch over their requests themselves.)
+    """
+    with serve("app:wsgi", "--workers", "1", "--timeout", "2", cwd=project.folder) as server:
+        workers = server.workers()
+        with Load(server.url, "/sleep?1" if worker_class == "sync" else "/", threads=1) as load:
+            if worker_class == "sync":
+                server.wait_for(lambda: in_app(server, 1))
+            load.stopped.set()
+            if worker_class != "sync":
+                load.stop()
+            os.kill(workers[0], signal.SIGSTOP)
+            suspend(server.pid)
+            server.wait_for_log(r"the master did not run for \d+\.\d s: all deadlines are put off by that")
+            os.kill(workers[0], signal.SIGCONT)
+            load.stop()
+        assert {status for status, _ in load.answers} == {200}
+        assert server.get("/").status_code == 200
+        assert server.workers() == workers
+        assert not re.search("interrupted|killed", server.log)
+
+
+def test_a_boot_has_its_time_without_that_of_a_suspension(project: Project) -> None:
+    project.append(
+        "\nimport pathlib\n"
+        "@pyserve.on_init\n"
+        "def wait():\n"
+        "    pathlib.Path('boots').touch()\n"
+        "    while not pathlib.Path('go').exists():\n"
+        "        time.sleep(0.01)\n"
+    )
+    with serve("app:wsgi", "--workers", "1", "--boot-timeout", "3", cwd=project.folder, ready=False) as server:
+        server.wait_for((project.folder / "boots").exists)
+        suspend(server.pid)
+        server.wait_for_log("the master did not run")
+        (project.folder / "go").touch()
+        server.wait_for_log("ready: 1 worker")
