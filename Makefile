@@ -16,7 +16,7 @@ EXAMPLES := $(wildcard examples/*/requirements.txt)
 PLAIN_C := workers/pyserve_workers/http1.c workers/pyserve_workers/h1_values.c workers/pyserve_workers/h1_chunked.c
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz bench bench-start clean
+.PHONY: help serve test test-all lint conformance fuzz bench bench-start bench-reload clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,11 @@ bench: ## what a request costs beside other servers; CASES=hello,close SERVERS=p
 
 bench-start: ## time to the first answer, and memory, beside gunicorn and uWSGI
 	$(PYTHON) benchmarks/start.py
+
+bench-reload: RELOADS = 20
+bench-reload: ## what clients notice of reloads, stops and crashes beside other servers; ROWS=direct,nginx SERVERS=... RELOADS=20
+	$(PYTHON) benchmarks/reload.py --reloads $(RELOADS) \
+		$(if $(ROWS),--rows "$(ROWS)") $(if $(SERVERS),--servers "$(SERVERS)")
 
 clean: ## remove what make has made
 	rm -rf .venv .venv-3.* benchmarks/.venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -4,9 +4,11 @@ a few Debian packages, and the C loop that marks the limit."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -19,26 +21,28 @@ LIMIT = BIN / "limit"
 PACKAGES = {"/usr/bin/wrk": "wrk", "/usr/bin/taskset": "util-linux", "/usr/include/ev.h": "libev-dev"}
 
 
-def prepare() -> dict[str, str]:
-    """Make the environment if there is none, and install the checkout as it is now.
+def prepare(only: Collection[str] = ()) -> dict[str, str]:
+    """Make the environment if there is none, and install the checkout as it is now, with all requirements or only those
+    of some distributions.
 
     Returns the requirements that could not be installed, each with the reason.
     """
     if not (BIN / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-    absent = install_requirements()
+    absent = install_requirements(only)
     pip("install", "--quiet", "--force-reinstall", "--no-deps", str(ROOT))
     pip("install", "--quiet", str(ROOT))
     return absent
 
 
-def install_requirements() -> dict[str, str]:
+def install_requirements(only: Collection[str]) -> dict[str, str]:
     """Each by itself, so that one that does not build does not keep the others away."""
     lines = (line.partition("#")[0].strip() for line in (HERE / "requirements.txt").read_text().splitlines())
     known = INSTALLED.read_text().splitlines() if INSTALLED.exists() else []
     absent = {}
     for requirement in filter(None, lines):
-        if requirement in known:
+        distribution = re.split(r"\W", requirement, maxsplit=1)[0]
+        if requirement in known or (only and distribution not in only):
             continue
         try:
             pip("install", "--quiet", requirement)
@@ -66,9 +70,9 @@ def reason(output: str) -> str:
     return lines[-1] if lines else "it says nothing"
 
 
-def need_packages() -> None:
+def need_packages(packages: Mapping[str, str] = PACKAGES) -> None:
     """Install what Debian packages are missing, if that is ours to do; else name them."""
-    missing = [package for path, package in PACKAGES.items() if not Path(path).exists()]
+    missing = [package for path, package in packages.items() if not Path(path).exists()]
     if not missing:
         return
     if os.geteuid() == 0 and shutil.which("apt-get"):

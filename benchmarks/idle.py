@@ -82,14 +82,7 @@ def open_one(port: int) -> socket.socket:
 
 def memory(pid: int) -> int:
     time.sleep(SETTLED)
-    return sum(pss(each) for each in processes.tree(pid))
-
-
-def pss(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"no Pss of process {pid}")
+    return sum(1024 * processes.pss(each) for each in processes.tree(pid))
 
 
 if __name__ == "__main__":

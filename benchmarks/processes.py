@@ -20,12 +20,21 @@ class Usage(NamedTuple):
     pids: frozenset[int]
 
 
-def start(command: list[str], folder: Path, log: Path, core: int | None = None) -> subprocess.Popen[bytes]:
-    """Run a command, on one core if ``core`` says which; what it prints goes to ``log``."""
+def start(
+    command: list[str], folder: Path, log: Path, core: int | None = None, environ: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Run a command, on one core if ``core`` says which, with variables added; what it prints goes to ``log``."""
     if core is not None:
         command = ["taskset", "--cpu-list", str(core), *command]
     with log.open("wb") as output:
-        return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -45,6 +54,23 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def runs(pid: int) -> bool:
+    """Is it there, and no zombie that nobody has waited for?"""
+    try:
+        return pid > 0 and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def pss(pid: int) -> int:
+    """Proportional set size in KiB; 0 for a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def tree(pid: int) -> list[int]:

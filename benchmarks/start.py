@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import environment
-from processes import free_port, tree
+from processes import free_port, pss, tree
 
 WORKERS = 4
 REQUESTS = 1000
@@ -107,14 +107,6 @@ class Run:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait(PATIENCE)
-
-
-def pss(pid: int) -> int:
-    """Proportional set size in KiB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    return 0
 
 
 def main() -> None:
