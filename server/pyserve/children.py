@@ -22,8 +22,10 @@ STACKS = signal.SIGRTMIN + 3  # the same, into the worker's stack file, for some
 
 KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
+QUIT_GRACE = 2.0  # seconds for a child to end that was told to do so at once
 
 INTERRUPTED = "interrupt"
+HEARD = "heard"  # has it noticed the interruption? Who has not is stuck, and waited for no longer
 DUMPED = "dump"
 KILLED = "kill"
 SIGNALS = {INTERRUPTED: INTERRUPT, DUMPED: DUMP, KILLED: signal.SIGKILL}
@@ -43,14 +45,24 @@ class Pressure:
     @classmethod
     def drain(cls, deadline: float, hook_timeout: float) -> Pressure:
         """At the deadline what still runs is cut; the stop hooks have their own time after it."""
-        end = deadline + hook_timeout + INTERRUPT_GRACE
-        why = "it did not end within the graceful timeout"
-        return cls(why, [(deadline, INTERRUPTED), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)])
+        heard = deadline + INTERRUPT_GRACE
+        end = heard + hook_timeout
+        steps = [(deadline, INTERRUPTED), (heard, HEARD), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)]
+        return cls("it did not end within the graceful timeout", steps)
+
+    @classmethod
+    def fast(cls, now: float) -> Pressure:
+        """For a child that was told to end at once, and may be stopped or not have said its pid yet."""
+        return cls("fast shutdown", [(now + QUIT_GRACE, KILLED)])
 
     @classmethod
     def request(cls, now: float, why: str) -> Pressure:
         end = now + INTERRUPT_GRACE
         return cls(why, [(now, INTERRUPTED), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)])
+
+    def stuck(self, now: float) -> None:
+        """The child does not notice anything any more: its end is not to be waited for."""
+        self.steps = [(now, DUMPED), (now + KILL_AFTER_DUMP, KILLED)]
 
     def due(self, now: float) -> str | None:
         """Take the next step that is due."""
@@ -91,7 +103,8 @@ class Child:
         """Do a step of its pressure."""
         if step == KILLED:
             self.killed_because = why
-        self.signal(SIGNALS[step])
+        if step in SIGNALS:
+            self.signal(SIGNALS[step])
 
 
 class Zygote(Child):
@@ -121,6 +134,7 @@ class WorkerProcess(Child):
         self.slot = slot
         self.stacks = StackFile()
         self.leaving = ""  # the cause, once it was told to drain or says that it does
+        self.deadline = float("inf")  # of its drain, CLOCK_MONOTONIC seconds
         self.boot_failure = ""
         self.cut = 0
         self.heartbeat = False  # it stores one: it watches over its requests itself, and we only over that

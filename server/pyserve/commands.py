@@ -69,7 +69,7 @@ def whole_status(master: Master) -> dict[str, Any]:
         "name": master.config.proc_name,
         "pid": os.getpid(),
         "uptime": now / 1e9 - master.began,
-        "phase": state.phase,
+        "phase": rollout.STOPPING if master.shutdown.begun else state.phase,
         "degraded": state.degraded,
         "responding": master.responder.on,
         "generation": state.good,
@@ -144,7 +144,7 @@ def change(workers: str, target: int) -> int:
 
 
 def stop(master: Master, wait: bool) -> Conversation:
-    if master.stop_cause:
+    if master.shutdown.begun:
         master.log.info("pyservectl: it is stopping already")
     master.stop("pyservectl stop")
     while wait:

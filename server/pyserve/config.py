@@ -67,6 +67,7 @@ class Config:
     crash_window: float
     timeout: float
     graceful_timeout: float
+    drain_delay: float
     boot_timeout: float
     header_timeout: float
     body_timeout: float

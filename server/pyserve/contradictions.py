@@ -30,6 +30,10 @@ def check(given: Mapping[str, Given]) -> None:
     for large, small in AT_LEAST:
         if given[large].value < given[small].value:
             raise ConfigError(f"{said(given, large)} is less than {said(given, small)}")
+    if given["drain_delay"].value >= given["graceful_timeout"].value:
+        raise ConfigError(
+            f"{said(given, 'drain_delay')} is not less than {said(given, 'graceful_timeout')}, which it is a part of"
+        )
     check_bind([addresses.parse(text) for text in given["bind"].value], given["bind"].origin)
     for name in ("chdir", "spool_dir"):
         if not os.path.isdir(given[name].value):

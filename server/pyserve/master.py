@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import descriptors, linux, listeners, rollout
+from pyserve import descriptors, linux, listeners, rollout, shutdown
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.notify import Notifier
 from pyserve.population import Population, count
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pyserve.scoreboard import Scoreboard
 
 TICK = 1.0  # seconds between looks at the scoreboard
-HANDSHAKE_TICK = 0.02  # the same while handshakes come to their end
-HANDSHAKE_GRACE = 1.0  # seconds that handshakes have which were under way when the shutdown began
 # What the master did once, at its start, and does not do again on a reload.
 FIXED = ("bind", "backlog", "socket_mode", "pidfile", "control_socket", "access_logfile", "error_logfile", "proc_name")
 
@@ -69,9 +67,7 @@ class Master:
         self.signals: list[int] = []
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.exit_code = ExitCode.OK
-        self.stop_cause = ""
-        self.stop_deadline = 0.0
-        self.handshakes_until = 0.0  # not 0: stopping, but handshakes are still under way
+        self.shutdown = shutdown.Shutdown()
         self.reload_began = 0.0
         self.suspension = Suspension(self.began)
         self.control: Control | None = None
@@ -89,9 +85,9 @@ class Master:
             self.take_signals()
             self.population.reap()
             self.population.press()
-            self.finish_handshakes()
+            self.go_on_stopping()
             self.tell(rollout.Tick(time.monotonic()))
-            self.responder.turn(self.state, self.config, self.stop_deadline)
+            self.responder.turn(self.state, self.config, self.shutdown.deadline)
             self.notifier.watchdog()
             if self.control:
                 self.control.turn()
@@ -126,8 +122,8 @@ class Master:
     def wait(self) -> None:
         """Sleep until something happens or somebody is late, and hear what the children say."""
         now = time.monotonic()
-        tick = HANDSHAKE_TICK if self.handshakes_until else min(TICK, self.notifier.watchdog_interval or TICK)
-        soonest = self.population.soonest(now + tick)
+        tick = min(TICK, self.notifier.watchdog_interval or TICK)
+        soonest = min(self.population.soonest(now + tick), self.shutdown.look_again(now))
         if self.state.retry_at > now:
             soonest = min(soonest, self.state.retry_at)
         if self.control:
@@ -147,8 +143,7 @@ class Master:
         if missed:
             self.log.warning(f"the master did not run for {missed:.1f} s: all deadlines are put off by that")
             self.population.put_off(missed)
-            if self.stop_deadline:
-                self.stop_deadline += missed
+            self.shutdown = shutdown.put_off(self.shutdown, missed)
 
     def finished(self) -> bool:
         return self.state.phase == rollout.STOPPING and not self.population
@@ -175,24 +170,23 @@ class Master:
         self.stop("SIGTERM")
 
     def on_int(self) -> None:
-        if self.stop_cause:
+        if self.shutdown.begun:
             self.on_quit()
         else:
             self.stop("SIGINT")
 
     def on_quit(self) -> None:
-        self.log.warning("fast shutdown: requests under way are cut")
-        self.begin_stop("SIGQUIT", 0.0)
-        self.stop_deadline = time.monotonic()
-        self.population.quit()
-        self.tell(rollout.Stop())
+        if self.shutdown.phase != shutdown.CUTTING:
+            self.log.warning("fast shutdown: requests under way are cut")
+            self.enter(shutdown.fast(self.shutdown, "SIGQUIT", time.monotonic()))
 
     def on_hup(self) -> None:
         self.reload()
 
     def reload(self) -> int:
         """Prepare another generation, now or after the one under way: its number. 0: refused; the log says why."""
-        if self.stop_cause:
+        if self.shutdown.begun:
+            self.log.warning("reload refused: pyserve is stopping")
             return 0
         try:
             config = self.reload_config()
@@ -238,41 +232,59 @@ class Master:
 
     def stop(self, cause: str) -> None:
         """Begin the graceful shutdown; repeats change nothing. The deadline counts from here."""
-        if self.stop_cause:
+        if self.shutdown.begun:
             return
-        graceful = self.config.graceful_timeout
-        self.log.info(f"stopping ({cause}): requests under way have {graceful:g} s")
-        self.begin_stop(cause, graceful)
-        for listener in self.listeners:
-            if listener.owned_tcp:
-                self.end_handshakes(listener)
-        self.handshakes_until = time.monotonic() + min(HANDSHAKE_GRACE, graceful)
-        self.finish_handshakes()
+        config = self.config
+        delay = f"; serving on for {config.drain_delay:g} s of them" if config.drain_delay else ""
+        self.log.info(f"stopping ({cause}): requests under way have {config.graceful_timeout:g} s{delay}")
+        now = time.monotonic()
+        self.enter(shutdown.begin(self.shutdown, cause, now, config.drain_delay, config.graceful_timeout))
+        self.go_on_stopping()
 
-    def end_handshakes(self, listener: listeners.Listener) -> None:
-        try:
-            linux.drop_new_handshakes(listener.fileno())
-        except OSError as error:  # recent kernels want CAP_NET_ADMIN for it
-            self.log.debug(
-                f"{listener.url}: new handshakes cannot be held off ({error.strerror}): "
-                "one that ends in the moment in which the socket is closed is reset"
-            )
+    def enter(self, after: shutdown.Shutdown) -> None:
+        """Do what a new phase of the shutdown begins with."""
+        before, self.shutdown = self.shutdown, after
+        if not before.begun:
+            self.population.stopping = True
+            self.notifier.stopping()
+        if before.phase != after.phase:
+            PHASES[after.phase](self)
 
-    def begin_stop(self, cause: str, graceful: float) -> None:
-        self.stop_cause = self.stop_cause or cause
-        self.stop_deadline = time.monotonic() + graceful
-        self.handshakes_until = 0.0
-        self.population.stopping = True
-        self.notifier.stopping()
+    def go_on_stopping(self) -> None:
+        """Enter every phase for which it is time."""
+        while self.shutdown.until < shutdown.NEVER:
+            handshakes = self.shutdown.phase == shutdown.HANDSHAKES and self.handshakes_under_way()
+            after = shutdown.step(self.shutdown, time.monotonic(), handshakes)
+            if after == self.shutdown:
+                return
+            self.enter(after)
 
-    def finish_handshakes(self) -> None:
-        """Once no handshake is under way, or their time is over, drain everything."""
-        if not self.handshakes_until:
-            return
-        owned = [listener for listener in self.listeners if listener.owned_tcp]
-        if time.monotonic() < self.handshakes_until and any(map(listeners.handshakes_under_way, owned)):
-            return
-        self.handshakes_until = 0.0
+    def delay(self) -> None:
+        """Everything is served as before."""
+
+    def end_handshakes(self) -> None:
+        for listener in self.owned_tcp():
+            try:
+                linux.drop_new_handshakes(listener.fileno())
+            except OSError as error:  # recent kernels want CAP_NET_ADMIN for it
+                self.log.debug(
+                    f"{listener.url}: new handshakes cannot be held off ({error.strerror}): "
+                    "one that ends in the moment in which the socket is closed is reset"
+                )
+
+    def handshakes_under_way(self) -> bool:
+        return any(map(listeners.handshakes_under_way, self.owned_tcp()))
+
+    def owned_tcp(self) -> list[listeners.Listener]:
+        return [listener for listener in self.listeners if listener.owned_tcp]
+
+    def drain(self) -> None:
+        """Drain everything; workers that leave already have no more time than the others."""
+        self.population.finish(self.shutdown.deadline)
+        self.tell(rollout.Stop())
+
+    def cut(self) -> None:
+        self.population.quit()
         self.tell(rollout.Stop())
 
     # What the rollout asks for.
@@ -300,8 +312,9 @@ class Master:
         self.population.go(action.id)
 
     def do_drain(self, action: rollout.Drain) -> None:
-        deadline = self.stop_deadline or time.monotonic() + self.config.graceful_timeout
-        self.population.drain(action.id, self.stop_cause or action.cause, deadline, final=bool(self.stop_cause))
+        deadline = min(self.shutdown.deadline, time.monotonic() + self.config.graceful_timeout)
+        cause = self.shutdown.cause if self.shutdown.final else action.cause
+        self.population.drain(action.id, cause, deadline, final=self.shutdown.final)
 
     def do_committed(self, action: rollout.Committed) -> None:
         self.config = self.configs[action.generation]
@@ -336,10 +349,9 @@ class Master:
         self.notifier.status(f"generation {self.state.good}, {count(self.state.target, 'worker')}")
 
     def do_give_up(self, _action: rollout.GiveUp) -> None:
-        self.begin_stop("the app did not start", 0.0)
         self.exit_code = self.population.failure[0]
         self.log.critical(f"not started; exit code {self.exit_code}")
-        self.population.quit()
+        self.enter(shutdown.fast(self.shutdown, "the app did not start", time.monotonic()))
 
 
 SIGNALS: dict[int, Callable[[Master], None]] = {
@@ -351,6 +363,13 @@ SIGNALS: dict[int, Callable[[Master], None]] = {
     signal.SIGTTIN: Master.on_ttin,
     signal.SIGTTOU: Master.on_ttou,
     signal.SIGCHLD: Master.on_chld,
+}
+
+PHASES: dict[str, Callable[[Master], None]] = {
+    shutdown.DELAYING: Master.delay,
+    shutdown.HANDSHAKES: Master.end_handshakes,
+    shutdown.DRAINING: Master.drain,
+    shutdown.CUTTING: Master.cut,
 }
 
 ACTIONS: dict[type, Callable[[Master, Any], None]] = {

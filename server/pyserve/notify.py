@@ -29,10 +29,12 @@ class Notifier:
         environ = os.environ if environ is None else environ
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self.watchdog_interval = _watchdog_interval(environ, os.getpid()) if self._address else None
+        self._stopping = False
 
     def ready(self, status: str) -> None:
-        """Start-up, or a reload, has ended and this process is the one to watch."""
-        self._send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
+        """Start-up, or a reload, has ended and this process is the one to watch. Not said by one that is stopping."""
+        if not self._stopping:
+            self._send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
 
     def reloading(self) -> None:
         """A reload has begun; ``ready`` tells its end, however it went. The time tells the manager which one it is."""
@@ -40,6 +42,7 @@ class Notifier:
         self._send("RELOADING=1", f"MONOTONIC_USEC={microseconds}", "STATUS=reloading")
 
     def stopping(self) -> None:
+        self._stopping = True
         self._send("STOPPING=1", "STATUS=stopping: finishing the requests under way")
 
     def status(self, text: str) -> None:

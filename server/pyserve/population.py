@@ -14,11 +14,11 @@ import time
 
 from pyserve import rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
-from pyserve.children import DUMPED, INTERRUPTED, KILLED, Pressure, ResponderProcess, WorkerProcess, Zygote
+from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.oom import OomKills
-from pyserve.scoreboard import SLOTS
+from pyserve.scoreboard import SLOTS, STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyserve.scoreboard import Scoreboard
 
 UNCLAIMED_LIMIT = 256
+BOOTED = STATES.index("ready")
 
 
 def count(number: int, noun: str) -> str:
@@ -77,6 +78,7 @@ class Population:
         self.oom_kills = OomKills()
         self.awake_since = 0.0  # CLOCK_MONOTONIC seconds; what was to be seen before was not looked at in time
         self.stopping = False  # from here on, requests that are cut count
+        self.unserved = False  # everything drains, and no worker accepted before
         self.cut = 0
 
     def __bool__(self) -> bool:
@@ -168,10 +170,14 @@ class Population:
         self.log.info(f"{process.name} is serving")
 
     def drain(self, worker_id: int, cause: str, deadline: float, *, final: bool) -> None:
-        """Have a worker finish what it has begun and leave; ``final``: it also takes what is left in the queues."""
+        """Have a worker finish what it has begun and leave; ``final``: it also takes what is left in the queues.
+
+        One that boots still does so if there is nobody else who could.
+        """
         process = self.workers.get(worker_id)
         if process is None:
             return  # it could not be started
+        final = final and (process.worker.state == rollout.SERVING or self.unserved)
         process.worker = process.worker._replace(state=rollout.DRAINING)
         if process.leaving:
             return
@@ -180,10 +186,20 @@ class Population:
         self.press_drain(process, deadline)
         self.log.debug(f"{process.name} drains ({cause})")
 
+    def finish(self, deadline: float) -> None:
+        """Everything is about to drain: see who can take what is in the queues, and let those that leave already have
+        no more time than the others."""
+        self.unserved = not any(p.worker.state == rollout.SERVING and not p.leaving for p in self.workers.values())
+        for process in self.workers.values():
+            if process.leaving and deadline < process.deadline:
+                process.channel.send("DRAIN", cause=process.leaving, deadline=deadline, final=False)
+                self.press_drain(process, deadline)
+
     def quit(self) -> None:
         """End every worker now."""
         for process in self.workers.values():
             process.killed_because = "fast shutdown"
+            process.pressure = Pressure.fast(time.monotonic())
             process.signal(signal.SIGKILL if process.worker.state == rollout.BOOTING else signal.SIGQUIT)
         if self.responder:
             self.responder.kill("fast shutdown")
@@ -267,7 +283,9 @@ class Population:
         if message.kind == "HELLO":
             self.on_hello(process, message["pid"])
         elif message.kind == "READY":
-            if not process.leaving:  # else the drain's deadline stays
+            if process.leaving:
+                self.press_drain(process, process.deadline)  # now with what a worker that has booted has to end
+            else:
                 process.pressure = None
             process.heartbeat = message["heartbeat"]
             self.tell(rollout.WorkerReady(process.worker.id))
@@ -401,24 +419,32 @@ class Population:
         for process in list(self.workers.values()):
             self.watch_request(process, now)
         for child in self.children():
-            step = child.pressure.due(now) if child.pressure else None
-            if step is None or child.pressure is None:
-                continue
-            why = child.pressure.why
-            if step == INTERRUPTED and not child.killed_because:
-                in_app = isinstance(child, WorkerProcess) and child.slot.get("active")
-                self.log.warning(f"{child.name}: {why}; {'it is interrupted' if in_app else 'it has little time left'}")
-                if isinstance(child, WorkerProcess) and child.leaving and not child.heartbeat:
-                    self.count_cut(child)  # those with a heartbeat say it in their BYE
-            elif step == DUMPED:
-                self.log.error(f"{child.name}: {why}; the stacks of its threads follow, then it is killed")
-            child.press(step, why)
-            if step == KILLED and isinstance(child, WorkerProcess) and not child.pid:
-                self.worker_ended(child)  # it never said who it is; without its channel it ends by itself
-                for zygote in self.zygotes:  # which should have forked it, and is stuck
-                    if zygote.generation == child.worker.generation and zygote.loaded:
-                        zygote.killed_because = "it did not fork a worker within boot_timeout"
-                        zygote.signal(signal.SIGKILL)
+            if child.pressure and (step := child.pressure.due(now)):
+                self.take_step(child, child.pressure, step, now)
+
+    def take_step(
+        self, child: WorkerProcess | Zygote | ResponderProcess, pressure: Pressure, step: str, now: float
+    ) -> None:
+        worker = child if isinstance(child, WorkerProcess) else None
+        if step == INTERRUPTED and not child.killed_because:
+            in_app = worker and worker.slot.get("active")
+            self.log.warning(
+                f"{child.name}: {pressure.why}; {'it is interrupted' if in_app else 'it has little time left'}"
+            )
+            if worker and worker.leaving and not worker.heartbeat:
+                self.count_cut(worker)  # those with a heartbeat say it in their BYE
+        elif step == HEARD and worker and self.is_stuck(worker):
+            pressure.stuck(now)
+        elif step == DUMPED:
+            cut = self.left_of(worker) if worker else ""
+            self.log.error(f"{child.name}: {pressure.why}; {cut}the stacks of its threads follow, then it is killed")
+        child.press(step, pressure.why)
+        if step == KILLED and worker and not worker.pid:
+            self.worker_ended(worker)  # it never said who it is; without its channel it ends by itself
+            for zygote in self.zygotes:  # which should have forked it, and is stuck
+                if zygote.generation == worker.worker.generation and zygote.loaded:
+                    zygote.killed_because = "it did not fork a worker within boot_timeout"
+                    zygote.signal(signal.SIGKILL)
 
     def watch_request(self, process: WorkerProcess, now: float) -> None:
         """Press the worker whose request has been in the app for longer than ``timeout``."""
@@ -445,6 +471,26 @@ class Population:
             return float("inf")
         return max(began / 1e9, self.awake_since) + process.config.timeout
 
+    def is_stuck(self, process: WorkerProcess) -> bool:
+        """Does it still do what it did when its deadline was over? Its stop hooks are nothing that is watched."""
+        began = self.watched(process)
+        return 0 < began <= process.deadline * 1e9
+
+    def left_of(self, process: WorkerProcess) -> str:
+        """What a worker cannot finish before it is killed, for the log."""
+        active, line = process.slot.get("active"), process.slot.request_line
+        if not process.leaving or not active:
+            return ""
+        alone = process.slot.get("request_start")
+        cut = line if alone else f"{count(active, 'request')} (the last to enter the app was {line})"
+        return f"{cut} in the app; "
+
     def press_drain(self, process: WorkerProcess, deadline: float) -> None:
-        process.pressure = Pressure.drain(deadline, process.config.hook_timeout)
+        if process.killed_because:
+            return
+        process.deadline = deadline
+        if process.slot.get("state") < BOOTED:  # nothing to finish, and no stop hooks to run
+            process.pressure = Pressure.boot(deadline, 0.0, "it did not end its boot within the graceful timeout")
+        else:
+            process.pressure = Pressure.drain(deadline, process.config.hook_timeout)
         process.pressed_request = 0

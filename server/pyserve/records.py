@@ -16,6 +16,8 @@ class _Meta(type):
         defaults = [members.pop(field) for field in fields if field in members]
         record = namedtuple(name, fields, defaults=defaults, module=members["__module__"])  # type: ignore[misc,arg-type]
         record.__doc__ = members.get("__doc__")  # type: ignore[assignment]
+        for member in members.keys() - {*fields, "__annotations__", "__module__", "__qualname__", "__doc__"}:
+            setattr(record, member, members[member])  # methods and properties
         return record
 
 

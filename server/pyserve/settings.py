@@ -202,6 +202,12 @@ SETTINGS = (
         "then is cut. Stay below the patience of whatever stops pyserve.",
     ),
     Setting(
+        "drain_delay", "Timeouts", ("--drain-delay",), Seconds(zero=True), 0.0,
+        "Seconds for which pyserve serves on after it was told to stop, no longer ready but accepting, while load "
+        "balancers notice and send new clients elsewhere. They are a part of graceful_timeout. 0: stop accepting "
+        "at once.",
+    ),
+    Setting(
         "boot_timeout", "Timeouts", ("--boot-timeout",), Seconds(), 60.0,
         "Seconds for importing the application and for a worker to become ready. Raise it for huge imports.",
     ),

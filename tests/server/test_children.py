@@ -14,10 +14,12 @@ import pytest
 from pyserve.channel import Channel
 from pyserve.children import (
     DUMPED,
+    HEARD,
     INTERRUPT_GRACE,
     INTERRUPTED,
     KILL_AFTER_DUMP,
     KILLED,
+    QUIT_GRACE,
     Child,
     Pressure,
     WorkerProcess,
@@ -56,9 +58,20 @@ def test_drain_leaves_the_stop_hooks_their_time() -> None:
     end = 1030.0 + INTERRUPT_GRACE + 5.0
     assert all_steps(Pressure.drain(1030.0, hook_timeout=5.0)) == [
         (1030.0, INTERRUPTED),
+        (1030.0 + INTERRUPT_GRACE, HEARD),
         (end, DUMPED),
         (end + KILL_AFTER_DUMP, KILLED),
     ]
+
+
+def test_a_child_that_does_not_notice_anything_is_not_waited_for() -> None:
+    pressure = Pressure.drain(1030.0, hook_timeout=5.0)
+    pressure.stuck(1032.0)
+    assert all_steps(pressure) == [(1032.0, DUMPED), (1032.0 + KILL_AFTER_DUMP, KILLED)]
+
+
+def test_a_child_that_was_told_to_end_at_once() -> None:
+    assert all_steps(Pressure.fast(NOW)) == [(NOW + QUIT_GRACE, KILLED)]
 
 
 def test_request() -> None:
@@ -72,7 +85,7 @@ def test_request() -> None:
 
 def test_steps_that_are_long_overdue_still_come_one_by_one() -> None:
     pressure = Pressure.drain(NOW, 5.0)
-    assert [pressure.due(NOW + 1e6) for _ in range(4)] == [INTERRUPTED, DUMPED, KILLED, None]
+    assert [pressure.due(NOW + 1e6) for _ in range(5)] == [INTERRUPTED, HEARD, DUMPED, KILLED, None]
 
 
 def test_put_off() -> None:

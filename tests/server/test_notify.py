@@ -59,6 +59,16 @@ def test_stopping(manager: Manager) -> None:
     assert manager.heard()[0] == "STOPPING=1"
 
 
+def test_who_is_stopping_is_not_ready_again(manager: Manager) -> None:
+    """A reload can end while its server serves on for drain_delay."""
+    notifier = Notifier(manager.environ)
+    notifier.stopping()
+    manager.heard()
+    notifier.ready("generation 2, 4 workers")
+    notifier.status("degraded")
+    assert manager.heard() == ["STATUS=degraded"]
+
+
 def test_a_status_cannot_smuggle_in_another_message(manager: Manager) -> None:
     Notifier(manager.environ).status("fine\nSTOPPING=1")
     assert manager.heard() == ["STATUS=fine STOPPING=1"]

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,13 @@ worker_class: str | None = None  # what servers have now that do not say it them
 
 class Server:
     def __init__(
-        self, command: list[str], cwd: Path, environ: dict[str, str], log: Path, error_log: Path | None = None
+        self,
+        command: list[str],
+        cwd: Path,
+        environ: dict[str, str],
+        log: Path,
+        error_log: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.log_path = log
         self.error_log = error_log
@@ -47,6 +53,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                pass_fds=pass_fds,
                 start_new_session=True,  # its id marks every process of this server, also one whose parent has ended
             )
         self.pid = self.process.pid
@@ -146,10 +153,12 @@ def serve(
     env: dict[str, str] | None = None,
     ready: bool = True,
     error_log: Path | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Server]:
     """A server started with these arguments in ``cwd``, listening (on a free port of 127.0.0.1 if no --bind is given).
 
     env: variables to add. ready=False: do not wait until every worker is ready. error_log: that of --error-logfile.
+    pass_fds: descriptors that it inherits, for fd://N.
     """
     if not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
         arguments = (*arguments, "--bind", "127.0.0.1:0")
@@ -159,7 +168,7 @@ def serve(
             environ["PYSERVE_WORKER_CLASS"] = worker_class
         if worker_class == "threads" or "threads" in arguments:
             environ["PYSERVE_THREADS"] = "16"
-        server = Server(command(*arguments), cwd, environ, Path(folder, "log"), error_log)
+        server = Server(command(*arguments), cwd, environ, Path(folder, "log"), error_log, pass_fds)
         try:
             if ready:
                 wait_until_ready(server)

@@ -212,6 +212,8 @@ class LoopWorker(Worker):
     def stop_accepting(self) -> None:
         """At the final stop the queues are served to their end; else the other workers go on with them."""
         self.context.draining = True
+        if self.final and not self.listeners:
+            self.listen()  # it has just booted: there is nobody else to take what waits there
         about = dict(zip(self.generation.listener_fds, self.generation.listeners, strict=True))
         for fd in list(self.listeners):
             if fd not in self.paused:

@@ -175,6 +175,7 @@ class Worker(ABC):
         setproctitle(f"pyserve: worker {self.number} gen {self.generation.number}{shown} [{self.generation.title}]")
 
     def end(self) -> None:
+        self.slot.set("heartbeat", 0)  # the loop has ended; hooks have a time of their own
         lifecycle.run_stop("on_shutdown", self.cause, self.hook_failed)
         lifecycle.close()
         self.errors.flush()
@@ -216,8 +217,10 @@ class Worker(ABC):
         elif message.kind == "GO" and self.state == "ready":
             self.become("serving")
             self.listen()
-        elif message.kind == "DRAIN" and self.state != "draining":
-            self.drain(message["cause"], message["deadline"], final=message["final"])
+        elif message.kind == "DRAIN":
+            if self.state != "draining":
+                self.drain(message["cause"], message["deadline"], final=message["final"])
+            self.deadline = min(self.deadline, message["deadline"])
         elif message.kind == "STACKS":
             os.write(self.stacks_fd, self.waiting_stacks().encode("utf-8", "backslashreplace") + PART_END)
         elif message.kind == "REOPEN":
@@ -233,7 +236,8 @@ class Worker(ABC):
         linux.end_after(math.ceil(self.config.graceful_timeout + self.config.hook_timeout) + 5)
         if self.state != "draining":
             self.log.error("the master is gone: finishing the requests under way, then leaving")
-            self.drain("master lost", time.monotonic() + self.config.graceful_timeout, final=True)
+            served = self.state == "serving"
+            self.drain("master lost", time.monotonic() + self.config.graceful_timeout, final=served)
 
     def drain(self, cause: str, deadline: float, *, final: bool) -> None:
         """Stop accepting and let what is under way end; the stop hooks that come before that run now."""

@@ -1,0 +1,94 @@
+"""The shutdown: its phases, and when each ends. Pure; the master does what a new phase asks for.
+
+    SERVING     nobody has asked for it
+    DELAYING    not ready any more, but all is served as before for ``drain_delay``, while load balancers take notice
+    HANDSHAKES  no new handshake begins on our own TCP listeners; those under way have HANDSHAKE_GRACE to end
+    DRAINING    workers take what is left in the queues, finish what they have begun, and leave
+    CUTTING     a fast shutdown: workers end now
+
+The deadline counts from the signal, whatever the phases take of it, and never moves to a later time, unless the master
+was suspended itself and nobody could do anything.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from pyserve.records import NamedTuple
+
+SERVING = "serving"
+DELAYING = "delaying"
+HANDSHAKES = "handshakes"
+DRAINING = "draining"
+CUTTING = "cutting"
+
+# What each phase may become. Anything else is a bug.
+TRANSITIONS = {
+    SERVING: {DELAYING, CUTTING},
+    DELAYING: {HANDSHAKES, CUTTING},
+    HANDSHAKES: {DRAINING, CUTTING},
+    DRAINING: {CUTTING},
+    CUTTING: set(),
+}
+
+HANDSHAKE_GRACE = 1.0  # seconds
+HANDSHAKE_TICK = 0.02  # seconds between looks at handshakes that come to their end
+NEVER = float("inf")
+
+
+class Shutdown(NamedTuple):
+    """Where the shutdown is. Times are CLOCK_MONOTONIC seconds."""
+
+    phase: str = SERVING
+    cause: str = ""  # the first signal, or who else asked
+    deadline: float = NEVER  # what still runs then is cut
+    until: float = NEVER  # when the phase ends, at the latest
+
+    @property
+    def begun(self) -> bool:
+        return self.phase != SERVING
+
+    @property
+    def final(self) -> bool:
+        """Do workers that leave now take what is left in the queues with them?"""
+        return self.phase in (DRAINING, CUTTING)
+
+    def enter(self, phase: str, until: float = NEVER) -> Shutdown:
+        if phase not in TRANSITIONS[self.phase]:
+            raise AssertionError(f"BUG: shutdown: {self.phase} → {phase}")
+        return self._replace(phase=phase, until=until)
+
+    def look_again(self, now: float) -> float:
+        """When ``step`` is to be called next, at the latest."""
+        return min(self.until, now + HANDSHAKE_TICK) if self.phase == HANDSHAKES else self.until
+
+
+def begin(state: Shutdown, cause: str, now: float, drain_delay: float, graceful_timeout: float) -> Shutdown:
+    """A graceful shutdown is asked for. Repeats change nothing."""
+    if state.begun:
+        return state
+    deadline = now + graceful_timeout
+    return state._replace(cause=cause, deadline=deadline).enter(DELAYING, min(now + drain_delay, deadline))
+
+
+def fast(state: Shutdown, cause: str, now: float) -> Shutdown:
+    """A fast shutdown is asked for, perhaps in the middle of a graceful one."""
+    if state.phase == CUTTING:
+        return state
+    return state._replace(cause=state.cause or cause, deadline=now).enter(CUTTING)
+
+
+def step(state: Shutdown, now: float, handshakes: bool) -> Shutdown:
+    """The next phase, if it is time for it. ``handshakes``: are there any under way?"""
+    if state.phase == DELAYING and now >= state.until:
+        return state.enter(HANDSHAKES, min(now + HANDSHAKE_GRACE, state.deadline))
+    if state.phase == HANDSHAKES and (not handshakes or now >= state.until):
+        return state.enter(DRAINING)
+    return state
+
+
+def put_off(state: Shutdown, seconds: float) -> Shutdown:
+    """The master did not run for so long."""
+    return state._replace(deadline=state.deadline + seconds, until=state.until + seconds)
