@@ -12,6 +12,7 @@ import os
 import socket
 from array import array
 from collections import deque
+from posix import close  # the system's own, also where gevent replaces os.close() by one that takes its time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 def _close(fds: Iterable[int]) -> None:
     for fd in fds:
-        os.close(fd)
+        close(fd)
 
 
 class Message:

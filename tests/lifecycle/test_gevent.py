@@ -21,7 +21,7 @@ from support import Server, serve
 from support.processes import GENEROUS
 
 APP = """
-import gevent, os, threading, time
+import gevent, os, sys, threading, time
 from contextvars import ContextVar
 
 seen = ContextVar("seen", default="nothing")
@@ -33,9 +33,11 @@ def app(environ, start_response):
     path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
     log = environ["wsgi.errors"]
     if path == "/loop":
-        log.write("looping\\n")
-        while True:
-            pass
+        try:
+            while True:
+                pass
+        finally:
+            log.write(f"the loop was ended by a Timeout: {isinstance(sys.exc_info()[1], gevent.Timeout)}\\n")
     elif path == "/sleep":
         inside += 1
         most = max(most, inside)
@@ -54,8 +56,8 @@ def app(environ, start_response):
         for _ in range(2):
             try:
                 time.sleep(60)
-            except BaseException as error:
-                log.write(f"not ended by {type(error).__name__}\\n")
+            except gevent.Timeout as error:
+                log.write(f"not ended by {type(error).__mro__[1].__name__}\\n")
     start_response("200 OK", [("Content-Type", "text/plain")])
     before, kept = seen.get(), getattr(local, "number", 0)
     seen.set("something")
@@ -218,6 +220,7 @@ def test_a_loop_that_blocks_the_worker_is_found_by_the_master_and_interrupted(tm
         server.wait_for_log(r"a request has blocked it for [\d.]+ s \(timeout is 1 s\); it is interrupted")
         server.wait_for_log(r"GET /loop: the stacks of this worker's threads")
         server.wait_for_log("while True")
+        server.wait_for_log("the loop was ended by a Timeout: True")
         idle.request("GET", "/")
         assert idle.getresponse().status == 200
         assert server.workers() == worker

@@ -10,6 +10,7 @@ import pytest
 from lifecycle.crowd import Costs, Crowd, need_descriptors
 from support import Server, serve
 
+pytestmark = pytest.mark.usefixtures("worker_class")
 MANY = 10_000
 APP = """
 import hashlib

@@ -12,6 +12,7 @@ import pytest
 from lifecycle.crowd import Costs
 from support import serve
 
+pytestmark = pytest.mark.usefixtures("worker_class")
 GIGABYTE = 1 << 30
 BURST = 16 << 20
 ENOUGH = 256 << 20  # read by a client that then goes away: four times what response_spool keeps for it

@@ -14,6 +14,7 @@ from lifecycle.crowd import Costs, Crowd, open_descriptors
 from pyserve.descriptors import RESERVE, TURNED_AWAY
 from support import Server, serve
 
+pytestmark = pytest.mark.usefixtures("worker_class")
 APP = """
 import os
 

@@ -13,6 +13,7 @@ from lifecycle.crowd import Costs, need_descriptors
 from lifecycle.load import Load
 from support import serve
 
+pytestmark = pytest.mark.usefixtures("worker_class")
 TOOL = shutil.which("slowhttptest")
 CONNECTIONS = 300
 APP = """

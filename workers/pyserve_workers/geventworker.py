@@ -25,7 +25,7 @@ from pyserve_workers.databases import close_databases
 from pyserve_workers.loop import LoopWorker
 
 try:
-    from gevent import get_hub
+    from gevent import Timeout, get_hub
     from gevent.event import Event
     from gevent.socket import wait_write
     from greenlet import getcurrent
@@ -51,10 +51,15 @@ CUT_GRACE = 1.0  # seconds that requests have, once they were told at the deadli
 MOST_STACKS = 20  # of waiting requests that the log shows
 
 
+class LateRequest(RequestTimeout, Timeout):  # type: ignore[misc]  # gevent ships no types
+    """RequestTimeout as code that is made for gevent knows how to clean up after it."""
+
+
 class GeventWorker(LoopWorker):
     multithread = True
     concurrent = True
     heartbeat = True
+    late_request = LateRequest
 
     def prepare(self) -> None:
         super().prepare()
@@ -198,10 +203,10 @@ class GeventWorker(LoopWorker):
             self.hub.loop.run_callback(self.pool.dismiss, self.pool.surplus())
 
     def interrupt(self, connection: Connection, why: str) -> None:
-        """Raise RequestTimeout in a request that waits in the app."""
+        """Raise LateRequest in a request that waits in the app."""
         frame = self.pool.frame(connection)
         self.log.error(f"{connection.request_line} {why}\n{worker.stack(frame)}")
-        self.hub.loop.run_callback(self.pool.throw, connection, RequestTimeout())
+        self.hub.loop.run_callback(self.pool.throw, connection, self.late_request())
 
     @property
     def in_app(self) -> bool:

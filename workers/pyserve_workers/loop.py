@@ -6,7 +6,6 @@ One turn of the loop is here too. Who calls it, and where the app runs, is the c
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from abc import abstractmethod
@@ -18,6 +17,7 @@ from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
 from pyserve_workers.crowd import expired
 from pyserve_workers.shedding import Shedding
+from pyserve_workers.system import close
 from pyserve_workers.worker import Worker
 
 TYPE_CHECKING = False
@@ -223,7 +223,7 @@ class LoopWorker(Worker):
         self.listeners.clear()
         self.paused.clear()
         for fd in self.generation.listener_fds:
-            os.close(fd)
+            close(fd)
         self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
         self.sweep_every = min(self.sweep_every, 0.1)
         self.next_sweep = 0.0

@@ -18,6 +18,7 @@ from pyserve.descriptors import RESERVE, TURNED_AWAY
 from pyserve_workers.accepting import accept
 from pyserve_workers.connection import CLOSED
 from pyserve_workers.crowd import idle_longest
+from pyserve_workers.system import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Shedding:
     def accept_on_reserve(self, listener_fd: int) -> Connection | None:
         if not self.reserve:
             return None
-        os.close(self.reserve.pop())
+        close(self.reserve.pop())
         try:
             return accept(self.worker.context, listener_fd, self.worker.listeners[listener_fd])
         except OSError:  # another thread or process was faster

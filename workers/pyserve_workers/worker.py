@@ -50,6 +50,7 @@ class Worker(ABC):
 
     multithread = False
     heartbeat = False  # does it promise one, whatever its requests do? Then the master may press it for lack of one
+    late_request: type[RequestTimeout] = RequestTimeout  # what is raised in the app
     stacks_fd = -1  # its stack file
 
     def __init__(self, generation: Generation, channel: Channel, number: int, slot: int) -> None:
@@ -262,7 +263,7 @@ class Worker(ABC):
         if self.state != "booting" and self.in_app:
             if self.heartbeat and self.state == "draining":
                 self.cut += 1
-            raise RequestTimeout
+            raise self.late_request
 
     @property
     def busy_with(self) -> str:
