@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 NATIVE := $(wildcard server/pyserve/*.pyx server/pyserve/*.h workers/pyserve_workers/*.pyx workers/pyserve_workers/*.pxd \
 	workers/pyserve_workers/*.h workers/pyserve_workers/*.c)
 EXAMPLES := $(wildcard examples/*/requirements.txt)
-PLAIN_C := workers/pyserve_workers/http1.c workers/pyserve_workers/h1_values.c workers/pyserve_workers/h1_chunked.c
+PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
 .PHONY: help serve test test-all lint conformance fuzz bench bench-start bench-reload clean

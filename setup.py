@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 ROOTS = ["server", "workers"]
 FOLDERS = ["server/pyserve", "workers/pyserve_workers"]
 # Plain C that these modules link, each its own copy, so that no shared library has to be installed.
-PARSER = [f"workers/pyserve_workers/{name}" for name in ("http1.c", "h1_values.c", "h1_chunked.c")]
+PARSER = [f"workers/pyserve_workers/{name}" for name in ("http1.c", "h1_values.c", "h1_memory.c", "h1_chunked.c")]
 LINKS = {"pyserve_workers.inbox": PARSER, "pyserve_workers.parser": PARSER}
 FLAGS = [
     "-std=c17",

@@ -55,7 +55,29 @@ static void check_head(const h1_head *head, const uint8_t *data, uint32_t end) {
     }
 }
 
-static void check_limits(const uint8_t *data, size_t size, const h1_limits *limits) {
+/* A memory changes no answer, whatever all inputs before have left in it: the first time it may know nothing of these
+ * field lines, the second time it has seen them, the third time it has kept them. */
+static void check_memory(const h1_head *plain, const uint8_t *data, size_t size, const h1_limits *limits,
+                         h1_memory *memory) {
+    static h1_head familiar;
+    for (int time = 0; time < 3; time++) {
+        h1_head_init(&familiar);
+        uint8_t *copy = malloc(size ? size : 1);
+        CHECK(copy);
+        memcpy(copy, data, size);
+        const int32_t answer = h1_parse_familiar(&familiar, copy, size, limits, memory);
+        free(copy);
+        CHECK(answer == (plain->error ? plain->error : plain->phase == H1_PHASE_DONE ? (int32_t)plain->position : H1_MORE));
+        const uint64_t lines = familiar.lines;
+        familiar.lines = 0;
+        check_same(plain, &familiar);
+        const bool remembered = answer > 0 && plain->target_form != H1_TARGET_ABSOLUTE &&
+                                plain->field_count <= H1_MEMORY_FIELDS && size <= H1_MEMORY_BYTES;
+        CHECK(time == 0 || lines || !remembered);
+    }
+}
+
+static void check_limits(const uint8_t *data, size_t size, const h1_limits *limits, h1_memory *memory) {
     static h1_head whole, halves, bytes;
     h1_head_init(&whole);
     h1_head_init(&halves);
@@ -65,6 +87,8 @@ static void check_limits(const uint8_t *data, size_t size, const h1_limits *limi
     CHECK(answer >= 0 || h1_error_name(answer));
     if (answer > 0)
         check_head(&whole, data, (uint32_t)answer);
+
+    check_memory(&whole, data, size, limits, memory);
 
     /* in two: where, the data decides */
     feed(&halves, data, size ? (size * 7 + data[size / 2]) % size : 0, limits);
@@ -86,7 +110,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const h1_limits usual = {.line = 8190, .fields = 100, .field_size = 8190, .head = 65536};
     static const h1_limits tight = {.line = 40, .fields = 3, .field_size = 30, .head = 100};
-    check_limits(data, size, &usual);
-    check_limits(data, size, &tight);
+    static h1_memory usual_memory, tight_memory;
+    check_limits(data, size, &usual, &usual_memory);
+    check_limits(data, size, &tight, &tight_memory);
     return 0;
 }

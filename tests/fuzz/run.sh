@@ -17,8 +17,8 @@ mkdir -p "$build"
 status=0
 for target in head chunked; do
     "$clang" -std=c17 -g -O1 -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I"$source" \
-        "$root/tests/fuzz/fuzz_$target.c" "$source/http1.c" "$source/h1_values.c" "$source/h1_chunked.c" \
-        -o "$build/fuzz_$target"
+        "$root/tests/fuzz/fuzz_$target.c" "$source/http1.c" "$source/h1_values.c" "$source/h1_memory.c" \
+        "$source/h1_chunked.c" -o "$build/fuzz_$target"
     mkdir -p "$build/$target-corpus"
     log="$build/$target.log"
     echo "$target: fuzzing for $seconds s"

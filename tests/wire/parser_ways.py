@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from pyserve_workers.parser import Body, Head, ParseError, decode_chunked, parse_head
+from pyserve_workers.parser import Body, Head, Memory, ParseError, decode_chunked, parse_head
 
 T = TypeVar("T")
 
@@ -27,10 +27,23 @@ BEHIND = (
 MOST_CUTS = 2000
 
 
+# What every head that the tests parse has left, for all that come after it with the same limits.
+memories: dict[tuple[tuple[str, int], ...], Memory] = {}
+
+
 def head(data: bytes, splits: Iterable[int] = (), /, **limits: int) -> Head | str | None:
     """The head, None if it is incomplete, or the name of the error."""
+    splits = list(splits)
+    outcome = attempt(lambda: parse_head(data, splits, **limits))
+    memory = memories.setdefault(tuple(sorted(limits.items())), Memory(**limits))
+    for time in ("first", "second", "third"):
+        assert attempt(lambda: memory.parse(data, splits)[0]) == outcome, f"the {time} time, with a memory"
+    return outcome
+
+
+def attempt(parse: Callable[[], Head | None]) -> Head | str | None:
     try:
-        return parse_head(data, splits, **limits)
+        return parse()
     except ParseError as error:
         return error.name
 

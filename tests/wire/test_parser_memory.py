@@ -13,7 +13,7 @@ from wire.parser_ways import chunked_in_every_way, head_in_every_way
 
 ROOT = Path(__file__).parent.parent.parent
 NATIVE = ROOT / "workers" / "pyserve_workers"
-SOURCES = [NATIVE / name for name in ("http1.c", "h1_values.c", "h1_chunked.c")]
+SOURCES = [NATIVE / name for name in ("http1.c", "h1_values.c", "h1_memory.c", "h1_chunked.c")]
 FUZZ = ROOT / "tests" / "fuzz"
 COMPILER = os.environ.get("CC", "cc")
 

@@ -6,7 +6,7 @@ import h11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyserve_workers.parser import Body, Head
+from pyserve_workers.parser import Body, Head, Memory
 from wire.parser_ways import chunked, head
 
 # Pieces of heads and bodies, so that generated data is often nearly right.
@@ -88,3 +88,35 @@ def test_h11_understands_what_is_accepted(data: bytes) -> None:
     assert (event.method, event.target) == (found.method, found.target)
     ours = [(field.name.lower(), field.value) for field in found.fields]
     assert [(name, value.lower()) for name, value in event.headers] == [(name, value.lower()) for name, value in ours]
+
+
+LINES = st.lists(
+    st.sampled_from([b"Host: a\r\n", b"X-Y: z\r\n", b"Connection: close\r\n", b"Content-Length: 5\r\n", b"X-Y: y\r\n"])
+    | bytes_of(HEAD_PIECES),
+    max_size=4,
+).map(b"".join)
+STARTS = st.sampled_from(
+    [b"GET / HTTP/1.1\r\n", b"GET /a?b HTTP/1.1\r\n", b"\r\nGET / HTTP/1.0\r\n", b"GET http://b/ HTTP/1.1\r\n"]
+)
+
+
+@given(st.lists(st.tuples(STARTS, LINES), min_size=2, max_size=4), LIMITS)
+def test_what_other_requests_have_left_does_not_matter(
+    heads: list[tuple[bytes, bytes]], limits: dict[str, int]
+) -> None:
+    """Each head with the field lines of each, so that many are met again: beginnings, versions and ends change."""
+    for start, _ in heads:
+        for _, lines in heads:
+            head(start + lines + b"\r\n", **limits)
+            head(start + lines, **limits)
+
+
+def test_field_lines_are_known_when_they_come_for_the_third_time() -> None:
+    memory = Memory()
+    lines = b"Host: a\r\nX-Y: z\r\n\r\n"
+    assert memory.parse(b"GET / HTTP/1.1\r\n" + lines)[1] == 0
+    number = memory.parse(b"GET /other HTTP/1.1\r\n" + lines)[1]
+    assert number > 0
+    assert memory.parse(b"POST /third?time HTTP/1.1\r\n" + lines)[1] == number
+    assert memory.parse(b"GET / HTTP/1.0\r\n" + lines)[1] != number
+    assert memory.parse(b"GET http://b/ HTTP/1.1\r\n" + lines)[1] == 0

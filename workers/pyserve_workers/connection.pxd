@@ -35,7 +35,9 @@ cdef class Connection(Client):
     cdef int step_run(self) except -1
     cdef bint is_running(self) noexcept
     cdef int prepare_response(self, bint keep_alive) except -1
-    cdef int after_response(self) except -1
+    cdef bint response_is_kept(self) noexcept
+    cdef void drop_response(self)
+    cdef int after_response(self, uint64_t now) except -1
     cdef int step_flush(self) except -1
     cdef int settle(self) except -1
     cdef void wait_until(self, uint64_t timeout) noexcept

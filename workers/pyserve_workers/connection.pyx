@@ -381,19 +381,16 @@ cdef class Connection(Client):
             now = clock_now()
             context.leave(started, now)
         self.record(now - started, environ, True)
-        return self.after_response()
+        return self.after_response(now)
 
     cdef int prepare_response(self, bint keep_alive) except -1:
         cdef h1_head *head = self.inbox.head
         cdef bint http11 = True, head_request = False
         cdef const char *method
-        # Used again unless the app has kept it: then there are more references than ours and the bound method's.
-        if (
-            self.response is None
-            or refcount(<PyObject *>self.response) > 2
-            or refcount(<PyObject *>self.start_response) > 1
-        ):
+        if self.response is None or self.response_is_kept():
+            self.drop_response()
             self.response = Response.__new__(Response)
+            self.response.writer = self.response.write
             self.start_response = self.response.start_response
         if self.inbox.has_line():
             http11 = head.minor_version > 0
@@ -402,7 +399,20 @@ cdef class Connection(Client):
         self.response.begin(self.context, self.outbox, http11, head_request, keep_alive)
         return 0
 
-    cdef int after_response(self) except -1:
+    cdef bint response_is_kept(self) noexcept:
+        """Has the app kept one of its callables, or the response by way of them?"""
+        return (
+            refcount(<PyObject *>self.response) > 3   # ours, and those of the two bound methods
+            or refcount(<PyObject *>self.start_response) > 1
+            or refcount(<PyObject *>self.response.writer) > 1
+        )
+
+    cdef void drop_response(self):
+        if self.response is not None:
+            self.response.drop()
+        self.response = self.start_response = None
+
+    cdef int after_response(self, uint64_t now) except -1:
         """What comes next: the client's next request, or the end."""
         cdef int step
         self.closing = not self.response.keep_alive
@@ -413,6 +423,7 @@ cdef class Connection(Client):
             return self.shut()
         self.inbox.next()
         self.state = S_IDLE
+        self.due = now + self.context.keep_alive if self.context.keep_alive else 0
         if self.closing or self.inbox.is_empty():
             return self.step_flush()
         step = self.advance()
@@ -459,11 +470,10 @@ cdef class Connection(Client):
         """Sets the deadline of the state, gives back what it does not need, and says what it waits for."""
         if self.state == S_READY:
             return N_REQUEST
-        if self.state == S_IDLE:
+        if self.state == S_IDLE:           # IDLE keeps its deadline: it counts from the end of the last response
             if self.inbox.head is not NULL:
                 self.inbox.close()
                 self.outbox.rest()
-                self.wait_until(self.context.keep_alive)
         elif self.state == S_BODY:
             self.wait_until(self.context.body_timeout)
         elif self.inbox.is_empty():
@@ -515,7 +525,7 @@ cdef class Connection(Client):
         self.due = 0
         self.inbox.close()
         self.outbox.close()
-        self.response = self.start_response = None
+        self.drop_response()
         self.part()
         return N_CLOSED
 

@@ -1,7 +1,8 @@
 from libc.stdint cimport uint64_t
 
 from pyserve_workers.accesslog cimport AccessLog
-from pyserve_workers.http1 cimport h1_head, h1_limits
+from pyserve_workers.http1 cimport h1_head, h1_limits, h1_memory
+from pyserve_workers.seenhead cimport SeenHead
 
 
 cdef extern from "scoreboard.h" nogil:
@@ -73,10 +74,16 @@ cdef class Context:
     cdef size_t server_length
     cdef size_t server_date_length
 
+    # What the requests before have left, for the next ones to use again. Only under the GIL: else NULL and None.
+    cdef h1_memory *memory          # of field lines
+    cdef list environs              # made for such lines: environ.pyx
+    cdef SeenHead seen_head         # of a response
+
     cdef dict templates             # id(listener) -> (listener, environ template)
     cdef object trusted
 
     cdef read_settings(self, settings)
+    cdef int remember(self) except -1
     cdef dict make_template(self, listener)
     cdef bint poll_writable(self, int fd, uint64_t began) except -1
     cdef char *take_block(self) except NULL

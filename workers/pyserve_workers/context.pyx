@@ -8,12 +8,13 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from pyserve_workers.accesslog cimport AccessLog
 from pyserve_workers.body cimport EMPTY
 from pyserve_workers.filewrapper import FileWrapper
+from pyserve_workers.http1 cimport H1_MEMORY_PLACES
 from pyserve_workers.trust import TrustedPeers
 from pyserve import __version__
 
@@ -29,10 +30,13 @@ cdef extern from *:
     /* The one counter that must not drift when threads write at once; with the GIL they do not. */
     #ifdef Py_GIL_DISABLED
     #define context_add(counter, n) __atomic_fetch_add(&(counter), (uint64_t)(n), __ATOMIC_RELAXED)
+    #define CONTEXT_REMEMBERS 0
     #else
     #define context_add(counter, n) ((counter) += (uint64_t)(n))
+    #define CONTEXT_REMEMBERS 1
     #endif
     """
+    bint CONTEXT_REMEMBERS
     void context_add(uint64_t counter, int n) nogil
 
 cdef extern from "<poll.h>" nogil:
@@ -94,6 +98,7 @@ cdef class Context:
         self.read_settings(settings)
         self.wants_response_fields = access_log is not None and self.access_log.wants_response_fields
         self.templates = {}
+        self.remember()
         self.script_name = os.environ.get("SCRIPT_NAME", "").rstrip("/")
         self.trusted = TrustedPeers(settings.forwarded_allow_ips)
         server = b"Server: pyserve\r\n"
@@ -117,7 +122,19 @@ cdef class Context:
         self.head_limits.head = settings.limit_request_head
         self.spool_dir = os.fsencode(settings.spool_dir or os.environ.get("TMPDIR") or DEFAULT_TMPDIR)
 
+    cdef int remember(self) except -1:
+        """Makes room for what is used again."""
+        if not CONTEXT_REMEMBERS:
+            return 0
+        self.memory = <h1_memory *>calloc(1, sizeof(h1_memory))
+        if self.memory is NULL:
+            raise MemoryError
+        self.environs = [None] * H1_MEMORY_PLACES
+        self.seen_head = SeenHead()
+        return 0
+
     def __dealloc__(self):
+        free(self.memory)
         while self.block_count > 0:
             self.block_count -= 1
             free(self.blocks[self.block_count])

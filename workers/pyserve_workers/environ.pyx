@@ -8,11 +8,11 @@ is the Host, and "OPTIONS *" has the path "/", for WSGI knows no other that is n
 """
 
 cimport cython
-from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy, PyDict_SetItem
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy
 
@@ -22,7 +22,8 @@ from pyserve_workers.body cimport EMPTY, Body
 from pyserve_workers.context cimport Context
 from pyserve_workers.http1 cimport (
     H1_FIELD_CONTENT_LENGTH, H1_FIELD_COOKIE, H1_FIELD_HAS_UNDERSCORE, H1_FIELD_PROXY, H1_FIELD_TRANSFER_ENCODING,
-    H1_KNOWN_FIELDS, H1_TARGET_ABSOLUTE, H1_TARGET_ASTERISK, H1_UNKNOWN, h1_field, h1_head, h1_known_field,
+    H1_FIELD_X_FORWARDED_PROTO, H1_KNOWN_FIELDS, H1_MEMORY_PLACES, H1_TARGET_ABSOLUTE, H1_TARGET_ASTERISK, H1_UNKNOWN,
+    h1_field, h1_head, h1_known_field,
 )
 from pyserve_workers.inbox cimport known_fields
 
@@ -139,13 +140,15 @@ cdef object unquoted(const char *data, size_t size):
             free(out)
 
 
-cdef int add_fields(dict environ, const h1_head *head, const char *base) except -1:
+cdef bint add_fields(dict environ, const h1_head *head, const char *base) except -1:
+    """Returns whether there is an X-Forwarded-Proto among them."""
     cdef uint32_t i
     cdef const h1_field *field
     cdef const char *data
     cdef object key, value
     cdef PyObject *before
     cdef Py_ssize_t size
+    cdef bint forwarded = False
     for i in range(head.field_count):
         field = &head.fields[i]
         if field.flags & H1_FIELD_HAS_UNDERSCORE:
@@ -159,12 +162,14 @@ cdef int add_fields(dict environ, const h1_head *head, const char *base) except 
         else:
             key = <object>keys[field.known]
             value = text(field.known, data, field.value.length)
+            if field.known == H1_FIELD_X_FORWARDED_PROTO:
+                forwarded = True
         size = PyDict_GET_SIZE(environ)
         before = PyDict_SetDefault(environ, key, value)
         if PyDict_GET_SIZE(environ) == size:   # it was there: a repeated field
             value = f"{<str>before}; {value}" if field.known == H1_FIELD_COOKIE else f"{<str>before},{value}"
             PyDict_SetItem(environ, key, value)
-    return 0
+    return forwarded
 
 
 cdef int add_path(dict environ, Context context, const h1_head *head, const char *base) except -1:
@@ -179,27 +184,84 @@ cdef int add_path(dict environ, Context context, const h1_head *head, const char
         if value.startswith(prefix) and (len(value) == len(prefix) or value[len(prefix)] == "/"):
             environ["SCRIPT_NAME"] = prefix
             value = value[len(prefix):]
+        else:
+            environ["SCRIPT_NAME"] = ""
     environ["PATH_INFO"] = value
     return 0
+
+
+cdef object add_target(dict environ, Context context, const h1_head *head, const char *base, object before):
+    """Adds what the target says, unless it is the one that was added last, `before`; returns it."""
+    cdef object target = text(TARGET, base + head.target.offset, head.target.length)
+    if target is before:
+        return target
+    PyDict_SetItem(environ, "RAW_URI", target)
+    PyDict_SetItem(environ, "REQUEST_URI", target)
+    add_path(environ, context, head, base)
+    PyDict_SetItem(environ, "QUERY_STRING", text(QUERY, base + head.query.offset, head.query.length))
+    return target
+
+
+cdef object add_method(dict environ, const h1_head *head, const char *base, object before):
+    cdef object method = text(METHOD, base + head.method.offset, head.method.length)
+    if method is not before:
+        PyDict_SetItem(environ, "REQUEST_METHOD", method)
+    return method
+
+
+@cython.final
+cdef class Familiar:
+    """The environ of requests with the same field lines, as far as requests have it in common. Brought up to date and
+    copied without a moment in which another thread could come between: no code of Python's runs in there."""
+    cdef uint64_t lines    # their number: h1_head.lines
+    cdef dict template     # what it was made from
+    cdef dict environ
+    cdef object method, target
+    cdef bint forwarded
+
+
+cdef Familiar familiar(Context context, dict template, const h1_head *head, const char *base):
+    """That of these field lines."""
+    cdef Py_ssize_t place = head.lines % H1_MEMORY_PLACES
+    cdef object kept = context.environs[place]
+    cdef Familiar found
+    if kept is not None:
+        found = <Familiar>kept
+        if found.lines == head.lines and found.template is template:
+            return found
+    found = Familiar.__new__(Familiar)
+    found.lines = head.lines
+    found.template = template
+    found.environ = PyDict_Copy(template)
+    if head.minor_version == 0:
+        PyDict_SetItem(found.environ, "SERVER_PROTOCOL", "HTTP/1.0")
+    found.forwarded = add_fields(found.environ, head, base)
+    context.environs[place] = found
+    return found
 
 
 cdef dict make_environ(
     Context context, dict template, const h1_head *head, const char *base, Body body, str remote_addr, str remote_port
 ):
     """`base` is where the head's spans count from; `body` is complete. A unix peer has no address and no port: None."""
-    cdef dict environ = PyDict_Copy(template)
-    cdef object value
-    cdef PyObject *known
-    value = text(METHOD, base + head.method.offset, head.method.length)
-    PyDict_SetItem(environ, "REQUEST_METHOD", value)
-    value = text(TARGET, base + head.target.offset, head.target.length)
-    PyDict_SetItem(environ, "RAW_URI", value)
-    PyDict_SetItem(environ, "REQUEST_URI", value)
-    add_path(environ, context, head, base)
-    if head.query.length:
-        PyDict_SetItem(environ, "QUERY_STRING", text(QUERY, base + head.query.offset, head.query.length))
-    if head.minor_version == 0:
-        PyDict_SetItem(environ, "SERVER_PROTOCOL", "HTTP/1.0")
+    cdef dict environ
+    cdef Familiar known
+    cdef bint forwarded
+    if head.lines and context.environs is not None:
+        known = familiar(context, template, head, base)
+        known.method = add_method(known.environ, head, base, known.method)
+        known.target = add_target(known.environ, context, head, base, known.target)
+        environ = PyDict_Copy(known.environ)
+        forwarded = known.forwarded
+    else:
+        environ = PyDict_Copy(template)
+        add_method(environ, head, base, None)
+        add_target(environ, context, head, base, None)
+        if head.minor_version == 0:
+            PyDict_SetItem(environ, "SERVER_PROTOCOL", "HTTP/1.0")
+        forwarded = add_fields(environ, head, base)
+    if head.target_form == H1_TARGET_ABSOLUTE:
+        PyDict_SetItem(environ, "HTTP_HOST", text(HOST, base + head.host.offset, head.host.length))
     if remote_port is not None:
         PyDict_SetItem(environ, "REMOTE_ADDR", remote_addr)
         PyDict_SetItem(environ, "REMOTE_PORT", remote_port)
@@ -208,12 +270,14 @@ cdef dict make_environ(
         PyDict_SetItem(environ, "CONTENT_LENGTH", str(body.size()))
     elif head.has_content_length:
         PyDict_SetItem(environ, "CONTENT_LENGTH", "0")
-    add_fields(environ, head, base)
-    if head.target_form == H1_TARGET_ABSOLUTE:
-        PyDict_SetItem(environ, "HTTP_HOST", text(HOST, base + head.host.offset, head.host.length))
-    known = PyDict_GetItem(environ, "HTTP_X_FORWARDED_PROTO")
-    if known is not NULL and context.trusts(remote_addr):
-        value = (<str>known).lower()
-        if value == "https" or value == "http":
-            PyDict_SetItem(environ, "wsgi.url_scheme", value)
+    if forwarded and context.trusts(remote_addr):
+        set_scheme(environ)
     return environ
+
+
+cdef int set_scheme(dict environ) except -1:
+    """A trusted proxy says how its client came."""
+    scheme = environ["HTTP_X_FORWARDED_PROTO"].lower()
+    if scheme == "https" or scheme == "http":
+        PyDict_SetItem(environ, "wsgi.url_scheme", scheme)
+    return 0

@@ -52,6 +52,9 @@ enum {
     H1_SEEN_CONNECTION_UPGRADE = 128,
 };
 
+/* h1_parse_head(), but for what comes once head->phase is `phase`. */
+int32_t h1_parse_until(uint32_t phase, h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits);
+
 /* Whether bytes are uri-host [ ":" port ] with a host that is not empty. */
 bool h1_is_authority(const uint8_t *bytes, size_t length);
 

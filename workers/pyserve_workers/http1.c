@@ -401,8 +401,8 @@ static int32_t next_line(h1_head *head, const line_scan *line, const h1_limits *
     }
 }
 
-int32_t h1_parse_head(h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits) {
-    while (!head->error && head->phase != H1_PHASE_DONE) {
+int32_t h1_parse_until(uint32_t phase, h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits) {
+    while (!head->error && head->phase < phase) {
         const line_scan line = line_at(head, buffer, length, limits);
         const int32_t next = next_line(head, &line, limits);
         if (next == H1_MORE)
@@ -413,4 +413,8 @@ int32_t h1_parse_head(h1_head *head, const uint8_t *buffer, size_t length, const
             head->position = (uint32_t)next;
     }
     return head->error ? head->error : (int32_t)head->position;
+}
+
+int32_t h1_parse_head(h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits) {
+    return h1_parse_until(H1_PHASE_DONE, head, buffer, length, limits);
 }

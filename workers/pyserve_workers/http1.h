@@ -1,6 +1,7 @@
 /* HTTP/1.1 request parser: plain C17, no Python, no allocation, no I/O, nothing global that varies.
  *
- * Sources: http1.c (head), h1_values.c (the fields that decide about framing), h1_chunked.c (body); link all three.
+ * Sources: http1.c (head), h1_values.c (fields that decide about framing), h1_memory.c (field lines that come again),
+ * h1_chunked.c (body); link all of them.
  *
  * The head
  * --------
@@ -164,6 +165,7 @@ typedef struct {
     uint8_t has_content_length;
     uint64_t content_length; /* at most INT64_MAX */
     uint32_t field_count;
+    uint64_t lines; /* by h1_parse_familiar(): heads with the same number have the same field lines; 0: nothing known */
     /* the parser's own */
     uint32_t position; /* start of the first unfinished line; the head's length when it is complete */
     uint32_t phase;    /* h1_phase */
@@ -174,6 +176,38 @@ typedef struct {
 
 void h1_head_init(h1_head *head); /* cheap: does not touch fields[] */
 int32_t h1_parse_head(h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits);
+
+/* ---- field lines that come again ----
+ *
+ * h1_parse_familiar() answers as h1_parse_head() does, and remembers field lines: when a client sends the same bytes
+ * again, they are compared rather than parsed. One memory serves any number of connections, always with the same
+ * limits. head->lines lets the caller, too, use again what it has made of such lines: the number, modulo
+ * H1_MEMORY_PLACES, is a place for that.
+ */
+#define H1_MEMORY_PLACES 8u
+#define H1_MEMORY_BYTES 2048u /* longer ones, or more fields, are not remembered */
+#define H1_MEMORY_FIELDS 32u
+
+typedef struct {
+    uint64_t number; /* 0: has come once so far, only size, minor_version and bytes are valid */
+    uint32_t size;   /* bytes, with the empty line at the end; 0: the place is free */
+    uint8_t minor_version;
+    uint8_t keep_alive, chunked, expect_continue, upgrade, has_content_length; /* these as in h1_head */
+    uint64_t content_length;
+    h1_span host;
+    uint32_t seen;
+    uint32_t field_count;
+    h1_field fields[H1_MEMORY_FIELDS]; /* spans count from the first line */
+    uint8_t bytes[H1_MEMORY_BYTES];
+} h1_lines;
+
+typedef struct {
+    uint64_t count;
+    h1_lines places[H1_MEMORY_PLACES];
+} h1_memory; /* all zero: nothing is remembered */
+
+int32_t h1_parse_familiar(h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits,
+                          h1_memory *memory);
 
 /* ---- the chunked body ----
  *

@@ -61,15 +61,24 @@ cdef extern from "http1.h" nogil:
         uint8_t has_content_length
         uint64_t content_length
         uint32_t field_count
+        uint64_t lines
         uint32_t position
         uint32_t phase
         h1_field *fields
+
+    int H1_MEMORY_PLACES
+
+    ctypedef struct h1_memory:
+        pass
 
     ctypedef struct h1_chunked:
         pass
 
     void h1_head_init(h1_head *head)
     int32_t h1_parse_head(h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits)
+    int32_t h1_parse_familiar(
+        h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits, h1_memory *memory
+    )
     void h1_chunked_init(h1_chunked *state)
     int32_t h1_decode_chunked(h1_chunked *state, uint8_t *buffer, size_t length, size_t *consumed, size_t *produced)
     int h1_status(int error)

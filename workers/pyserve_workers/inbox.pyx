@@ -15,7 +15,7 @@ from pyserve_workers.body cimport EMPTY, Body, whole_body
 from pyserve_workers.context cimport BLOCK_SIZE, Context
 from pyserve_workers.http1 cimport (
     H1_CHUNKED_DONE, H1_MORE, H1_PHASE_FIELDS, H1_PHASE_REQUEST_LINE, h1_chunked_init, h1_decode_chunked, h1_head,
-    h1_head_init, h1_known_field, h1_known_fields, h1_parse_head, h1_reason, h1_status,
+    h1_head_init, h1_known_field, h1_known_fields, h1_parse_familiar, h1_parse_head, h1_reason, h1_status,
 )
 
 
@@ -145,7 +145,12 @@ cdef class Inbox:
         if self.start == self.end:
             return IN_MORE
         data = <const uint8_t *>self.data + self.start
-        size = h1_parse_head(self.head, data, self.end - self.start, &self.context.head_limits)
+        if self.context.memory is NULL:
+            size = h1_parse_head(self.head, data, self.end - self.start, &self.context.head_limits)
+        else:
+            size = h1_parse_familiar(
+                self.head, data, self.end - self.start, &self.context.head_limits, self.context.memory
+            )
         if size < 0:
             return self.fault(h1_status(size), h1_reason(size).decode())
         if size == H1_MORE:

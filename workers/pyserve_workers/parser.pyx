@@ -61,9 +61,16 @@ cdef extern from "http1.h":
         uint8_t has_content_length
         uint64_t content_length
         uint32_t field_count
+        uint64_t lines
         h1_field *fields
+    ctypedef struct h1_memory:
+        uint64_t count
     void h1_head_init(h1_head *head)
     int32_t h1_parse_head(h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits)
+
+    int32_t h1_parse_familiar(
+        h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits, h1_memory *memory
+    )
 
     ctypedef struct h1_chunked:
         uint64_t remaining
@@ -185,6 +192,30 @@ def parse_head(bytes data, splits=(), *, line=8190, fields=100, field_size=8190,
         if answer > 0:
             return head_of(data, &parsed, answer)
     return None
+
+
+cdef class Memory:
+    """h1_parse_familiar() with a memory of its own."""
+    cdef h1_memory memory
+    cdef h1_limits limits
+
+    def __init__(self, *, line=8190, fields=100, field_size=8190, head=65536):
+        self.limits = h1_limits(line, fields, field_size, head)
+
+    def parse(self, bytes data, splits=()):
+        """As parse_head() does: (head or None, the number of its field lines)."""
+        cdef h1_head parsed
+        cdef int32_t answer = H1_MORE
+        cdef bytes seen
+        h1_head_init(&parsed)
+        for length in (*splits, len(data)):
+            seen = data[:length]
+            answer = h1_parse_familiar(&parsed, seen, len(seen), &self.limits, &self.memory)
+            if answer < 0:
+                raise ParseError(answer)
+            if answer > 0:
+                return head_of(data, &parsed, answer), parsed.lines
+        return None, 0
 
 
 def decode_chunked(bytes data, splits=()):

@@ -13,6 +13,7 @@ cdef enum:
 cdef class Response:
     cdef Context context
     cdef Outbox outbox            # None: the request is over
+    cdef object writer            # self.write, made once
     cdef bint running             # code of the app may run for it, unless the outbox waits for the client
     cdef bint given_up            # the client was answered with 504: nothing of this is sent
     cdef unsigned long interrupted   # the thread in which RequestTimeout is to be raised; 0: none
@@ -37,7 +38,11 @@ cdef class Response:
 
     cdef void begin(self, Context context, Outbox outbox, bint http11, bint head_request, bint keep_alive)
     cdef void end(self)
+    cdef void drop(self)
     cdef bint head_is_sent(self) noexcept
+    cdef bint repeat_head(self, object status, list headers) except -1
+    cdef int remember_head(self, object status, list headers) except -1
+    cdef void head_is_staged(self) noexcept
     cdef int set_head(self, object status, list headers) except -1
     cdef int set_status(self, str status) except -1
     cdef int note_field(self, int kind, const char *value, size_t size, item) except -1

@@ -15,6 +15,7 @@ from posix.unistd cimport pread
 
 from pyserve_workers.outbox cimport OUT_EMPTY, OUT_GONE, Outbox
 from pyserve_workers.outbox cimport text as Text
+from pyserve_workers.seenhead cimport SeenHead, is_kept, is_same
 
 
 cdef extern from *:
@@ -122,6 +123,10 @@ cdef class Response:
     cdef void end(self):
         self.outbox = None
 
+    cdef void drop(self):
+        """It is not used again by the server."""
+        self.writer = None   # which refers to this object
+
     cdef bint head_is_sent(self) noexcept:
         return self.stage >= COMMITTED
 
@@ -139,13 +144,15 @@ cdef class Response:
                 exc_info = None
         elif self.stage != FRESH:
             if self.taken:
-                return self.write   # what is said now is not sent
+                return self.writer   # what is said now is not sent
             raise RuntimeError("start_response was called a second time without exc_info")
         if not isinstance(headers, list):
             raise TypeError(f"the response headers must be a list, not {type(headers).__name__}")
         self.stage = FRESH   # until the new head has proved to be sound
-        self.set_head(status, <list>headers)
-        return self.write
+        if not self.repeat_head(status, <list>headers):
+            self.set_head(status, <list>headers)
+            self.remember_head(status, <list>headers)
+        return self.writer
 
     def write(self, data):
         """PEP 3333's imperative way to send a part of the body."""
@@ -173,6 +180,46 @@ cdef class Response:
         return fd
 
     # The head
+
+    cdef bint repeat_head(self, object status, list headers) except -1:
+        """Stages the head that was remembered, if it is this one."""
+        cdef SeenHead seen = self.context.seen_head
+        cdef Py_ssize_t size
+        if seen is None or not is_same(seen, status, headers):
+            return False
+        size = PyBytes_GET_SIZE(seen.text)
+        memcpy(self.outbox.reserve(size + COMMIT_ROOM), PyBytes_AS_STRING(seen.text), size)
+        self.staged = size
+        self.status = seen.code
+        self.has_date = seen.has_date
+        self.has_server = seen.has_server
+        self.declared = seen.declared
+        self.length = seen.length
+        self.fields = seen.fields
+        self.head_is_staged()
+        return True
+
+    cdef int remember_head(self, object status, list headers) except -1:
+        """The head that is staged may come again. One that ends the connection is not worth it."""
+        cdef SeenHead seen
+        if self.context.seen_head is None or not self.keep_alive or not is_kept(headers):
+            return 0
+        seen = SeenHead.__new__(SeenHead)
+        seen.status = status
+        seen.headers = list(headers)
+        seen.text = PyBytes_FromStringAndSize(self.outbox.data + self.outbox.end, self.staged)
+        seen.fields = self.fields
+        seen.code = self.status
+        seen.has_date = self.has_date
+        seen.has_server = self.has_server
+        seen.declared = self.declared
+        seen.length = self.length
+        self.context.seen_head = seen
+        return 0
+
+    cdef void head_is_staged(self) noexcept:
+        self.bodiless = self.head_request or self.status == 204 or self.status == 304 or self.status == 205
+        self.stage = STAGED
 
     cdef int set_head(self, object status, list headers) except -1:
         cdef size_t total = 64
@@ -225,8 +272,7 @@ cdef class Response:
         self.staged = out - (self.outbox.data + self.outbox.end)
         if self.context.wants_response_fields:
             self.fields = PyBytes_FromStringAndSize(self.outbox.data + self.outbox.end + total, self.staged - total)
-        self.bodiless = self.head_request or self.status == 204 or self.status == 304 or self.status == 205
-        self.stage = STAGED
+        self.head_is_staged()
         return 0
 
     cdef int set_status(self, str status) except -1:
