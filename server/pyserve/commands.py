@@ -74,7 +74,7 @@ def whole_status(master: Master) -> dict[str, Any]:
         "responding": master.responder.on,
         "generation": state.good,
         "next": state.next or None,
-        "target": state.target,
+        "target": state.plan.target,
         "listeners": [listener.url for listener in master.listeners],
         "generations": status.of_generations(state, zygotes),
         "workers": workers,
@@ -91,13 +91,22 @@ def resident(pid: int) -> int:
         return 0
 
 
-# reload
+# reload and rollback
 
 
 def reload(master: Master, wait: bool) -> Conversation:
     generation = master.reload()
     if not generation:
         return answer(False, "the reload was refused, nothing was changed")
+    if not wait:
+        return answer(True, f"generation {generation} is on its way", generation=generation)
+    return (yield from follow(master, generation))
+
+
+def rollback(master: Master, wait: bool) -> Conversation:
+    generation = master.rollback()
+    if not generation:
+        return answer(False, "the rollback was refused, nothing was changed")
     if not wait:
         return answer(True, f"generation {generation} is on its way", generation=generation)
     return (yield from follow(master, generation))
@@ -113,12 +122,15 @@ def follow(master: Master, generation: int) -> Conversation:
 
 
 def outcome(state: rollout.State, generation: int) -> bool | None:
-    """Does a generation that was asked for serve? None: it is being prepared, or will be."""
+    """Does a generation that was asked for serve? None: it is on its way or being watched, or others still leave."""
     if state.phase == rollout.STOPPING:
         return False
-    if generation == state.next or (generation > state.last and state.reload_again):
+    if generation == state.next or (generation > state.last and state.queued):
         return None
-    return generation == state.good
+    if generation != state.good:
+        return False
+    there = {worker.generation for worker in state.workers if worker.state != rollout.DRAINING}
+    return True if there <= {state.good, state.next} else None
 
 
 # scale and stop
@@ -127,12 +139,12 @@ def outcome(state: rollout.State, generation: int) -> bool | None:
 def scale(master: Master, workers: str) -> Conversation:
     yield from ()
     try:
-        by = change(workers, master.state.target)
+        by = change(workers, master.state.plan.target)
     except ValueError as error:
         return answer(False, str(error))
     if not master.scale(by):
         return answer(False, "nothing was changed")
-    return answer(True, "", workers=master.state.target)
+    return answer(True, "", workers=master.state.plan.target)
 
 
 def change(workers: str, target: int) -> int:
@@ -235,6 +247,7 @@ def state_of(pid: int) -> str:
 COMMANDS = {
     "status": Command(tell_status, {}),
     "reload": Command(reload, {"wait": False}),
+    "rollback": Command(rollback, {"wait": False}),
     "scale": Command(scale, {"workers": ""}),
     "stop": Command(stop, {"wait": False}),
     "dump": Command(dump, {"worker": ALL}),

@@ -65,6 +65,10 @@ class Config:
     proc_name: str
     max_crashes: int
     crash_window: float
+    reload_soak: float
+    keep_previous: float
+    max_surge: str
+    max_unavailable: str
     timeout: float
     graceful_timeout: float
     drain_delay: float

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyserve.config import Given
 
 OURS = ("sync", "threads", "gevent")
+NONE = ("0", "0%")
 WILDCARDS = ("0.0.0.0", "::")
 
 # (the larger, the smaller): the first must not be less than the second.
@@ -39,6 +40,11 @@ def check(given: Mapping[str, Given]) -> None:
         if not os.path.isdir(given[name].value):
             raise ConfigError(f"{said(given, name)}: no such directory")
     check_worker_class(given)
+    if all(given[name].value in NONE for name in ("max_surge", "max_unavailable")):
+        raise ConfigError(
+            f"{said(given, 'max_surge')} and {said(given, 'max_unavailable')}: "
+            "no worker could ever be replaced, one of them must be more"
+        )
     if os.geteuid() != 0:
         check_accounts(given)
 

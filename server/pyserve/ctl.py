@@ -93,11 +93,23 @@ def safe_table(text: str) -> str:
 
 
 @cli.command()
-@click.option("--wait", is_flag=True, help="Show the steps until the new code serves; exit with 1 if it does not.")
+@click.option("--wait", is_flag=True, help="Show the steps until the new code is committed; exit with 1 if it is not.")
 @click.pass_obj
 def reload(server: Server, wait: bool) -> None:
     """Serve with the code and the configuration as they are now, without losing a request."""
     server.run(nothing, "reload", wait=wait)
+
+
+@cli.command()
+@click.option("--wait", is_flag=True, help="Show the steps until the old code serves; exit with 1 if it does not.")
+@click.pass_obj
+def rollback(server: Server, wait: bool) -> None:
+    """Serve with the code and the configuration of before the last reload, without losing a request.
+
+    It is there while that generation is still loaded, for keep_previous (300 s) after the reload; during a reload, this
+    gives it up.
+    """
+    server.run(nothing, "rollback", wait=wait)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

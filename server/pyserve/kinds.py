@@ -138,6 +138,28 @@ class Whole(Kind):
         return value
 
 
+class Share(Kind):
+    """A number of workers, or a percentage of them: ``"2"``, ``"25%"``."""
+
+    metavar = "N|N%"
+    expected = 'a whole number or a percentage such as "25%"'
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def from_text(self, text: str) -> str:
+        digits, percent, rest = text.strip().partition("%")
+        if rest or not digits.isascii() or not digits.isdigit():
+            raise ValueError(f"expected {self.expected}")
+        most = 100 if percent else self.most
+        if len(digits) > 9 or int(digits) > most:
+            raise ValueError(f"must be 0 to {most}{percent}")
+        return f"{int(digits)}{percent}"
+
+    def from_toml(self, value: Any) -> str:
+        return self.from_text(str(value) if type(value) is int else super().from_toml(value))
+
+
 class Seconds(Kind):
     """A time span, in seconds if it has no unit."""
 

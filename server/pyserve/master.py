@@ -61,9 +61,7 @@ class Master:
         self.epoll = select.epoll()
         self.population = Population(opened, logs, scoreboard, first, self.epoll, self.tell)
         self.responder = Responder(self.population)
-        self.state = rollout.State(
-            target=config.workers, crash_window=config.crash_window, max_crashes=config.max_crashes
-        )
+        self.state = rollout.State(plan_of(config), crash_window=config.crash_window, max_crashes=config.max_crashes)
         self.signals: list[int] = []
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.exit_code = ExitCode.OK
@@ -123,9 +121,7 @@ class Master:
         """Sleep until something happens or somebody is late, and hear what the children say."""
         now = time.monotonic()
         tick = min(TICK, self.notifier.watchdog_interval or TICK)
-        soonest = min(self.population.soonest(now + tick), self.shutdown.look_again(now))
-        if self.state.retry_at > now:
-            soonest = min(soonest, self.state.retry_at)
+        soonest = min(self.population.soonest(now + tick), self.shutdown.look_again(now), rollout.due(self.state))
         if self.control:
             soonest = self.control.soonest(soonest)
         asked = max(0.0, soonest - now)
@@ -201,8 +197,28 @@ class Master:
                 self.log.warning(f"{name} has changed; it takes effect when pyserve is restarted")
         self.candidate = config
         self.notifier.reloading()
-        self.tell(rollout.Reload(config.workers))
-        return self.state.last + bool(self.state.reload_again)
+        self.tell(rollout.Reload(plan_of(config)))
+        return self.state.last + bool(self.state.queued)
+
+    def rollback(self) -> int:
+        """Bring back the generation before, or give up the one on its way: whose turn it is. 0: refused; the log says
+        why."""
+        generation = 0 if self.shutdown.begun else rollout.way_back(self.state)
+        if not generation:
+            self.log.error(f"rollback refused, nothing was changed: {self.no_way_back()}")
+            return 0
+        if generation == self.state.previous:
+            self.reload_began = time.monotonic()
+            self.log.info(f"rollback: generation {generation} comes back")
+            self.notifier.reloading()
+        self.tell(rollout.Rollback())
+        return generation
+
+    def no_way_back(self) -> str:
+        if self.shutdown.begun or self.state.phase == rollout.STARTING:
+            return "the server is stopping" if self.shutdown.begun else "the server is starting"
+        keep = self.config.keep_previous
+        return f"no generation before this one is loaded any more; each stays for keep_previous ({keep:g} s) at most"
 
     def on_usr1(self) -> None:
         self.logs.reopen()
@@ -220,12 +236,12 @@ class Master:
 
     def scale(self, by: int) -> bool:
         """Have so many workers more or fewer; False if there cannot be."""
-        before = self.state.target
+        before = self.state.plan.target
         if not 1 <= before + by <= SLOTS // 2:
             self.log.warning(f"{count(before, 'worker')}: there can be no {'more' if by > 0 else 'fewer'}")
             return False
         self.tell(rollout.Scale(by))
-        self.log.info(f"workers: {before} → {self.state.target}")
+        self.log.info(f"workers: {before} → {self.state.plan.target}")
         return True
 
     # Stopping.
@@ -303,6 +319,7 @@ class Master:
 
     def do_stop_zygote(self, action: rollout.StopZygote) -> None:
         self.population.stop_zygotes(action.generation)
+        self.configs.pop(action.generation, None)
 
     def do_spawn(self, action: rollout.Spawn) -> None:
         self.population.spawn(action.worker)
@@ -316,25 +333,47 @@ class Master:
         cause = self.shutdown.cause if self.shutdown.final else action.cause
         self.population.drain(action.id, cause, deadline, final=self.shutdown.final)
 
+    def do_rolled(self, action: rollout.Rolled) -> None:
+        what = "reload" if action.generation > action.before else "rollback"
+        seconds = time.monotonic() - self.reload_began
+        self.configure(self.configs[action.generation])
+        self.log.info(f"{what} done: generation {action.generation} serves with {self.workers} ({seconds:.1f} s)")
+        self.done(f"generation {action.generation}, {self.workers}")
+
     def do_committed(self, action: rollout.Committed) -> None:
-        self.config = self.configs[action.generation]
-        self.configs = {action.generation: self.config}
-        self.logs.set_level(self.config.log_level)
-        workers = count(self.state.target, "worker")
         if action.first:
-            self.log.info(f"ready: {workers}")
-        else:
-            seconds = time.monotonic() - self.reload_began
-            self.log.info(f"reload done: generation {action.generation} serves with {workers} ({seconds:.1f} s)")
-        self.notifier.ready(f"generation {action.generation}, {workers}")
+            self.log.info(f"ready: {self.workers}")
+            self.done(f"generation {action.generation}, {self.workers}")
+            return
+        kept = f"; generation {action.previous} can come back for {self.config.keep_previous:g} s"
+        self.log.info(f"generation {action.generation} is committed{kept if action.previous else ''}")
 
     def do_aborted(self, action: rollout.Aborted) -> None:
-        self.configs.pop(action.generation, None)
+        what = "reload" if action.generation > action.good else "rollback"
         how = "rolled back" if action.rolled_back else "aborted, nothing was changed"
+        self.configure(self.configs[action.good])
         self.log.error(
-            f"reload {how}: generation {action.good} goes on serving. Generation {action.generation}: {action.reason}"
+            f"{what} {how}: generation {action.good} goes on serving. Generation {action.generation}: {action.reason}"
         )
-        self.notifier.ready(f"generation {action.good}; the reload to generation {action.generation} failed")
+        self.done(f"generation {action.good}; the {what} to generation {action.generation} failed")
+
+    def configure(self, config: Config) -> None:
+        """The master itself goes by the configuration of the generation that serves."""
+        self.config = config
+        self.logs.set_level(config.log_level)
+
+    def done(self, status: str) -> None:
+        """Tell the service manager that what it asked for has ended, unless it has asked for more."""
+        if self.shutdown.begun:
+            return
+        if self.state.phase in (rollout.STABLE, rollout.SOAKING) and not self.state.queued:
+            self.notifier.ready(status)
+        else:
+            self.notifier.status(status)
+
+    @property
+    def workers(self) -> str:
+        return count(self.state.plan.target, "worker")
 
     def do_coalesced(self, _action: rollout.Coalesced) -> None:
         self.log.info("reload: one is under way; another follows when it has ended")
@@ -346,12 +385,23 @@ class Master:
 
     def do_recovered(self, _action: rollout.Recovered) -> None:
         self.log.info("no worker has crashed for a while: not degraded any more")
-        self.notifier.status(f"generation {self.state.good}, {count(self.state.target, 'worker')}")
+        self.notifier.status(f"generation {self.state.good}, {self.workers}")
 
     def do_give_up(self, _action: rollout.GiveUp) -> None:
         self.exit_code = self.population.failure[0]
         self.log.critical(f"not started; exit code {self.exit_code}")
         self.enter(shutdown.fast(self.shutdown, "the app did not start", time.monotonic()))
+
+
+def plan_of(config: Config) -> rollout.Plan:
+    """How the generation with this configuration is to be rolled out."""
+    return rollout.Plan(
+        target=config.workers,
+        max_surge=config.max_surge,
+        max_unavailable=config.max_unavailable,
+        soak=config.reload_soak,
+        keep=config.keep_previous,
+    )
 
 
 SIGNALS: dict[int, Callable[[Master], None]] = {
@@ -378,6 +428,7 @@ ACTIONS: dict[type, Callable[[Master, Any], None]] = {
     rollout.Spawn: Master.do_spawn,
     rollout.Go: Master.do_go,
     rollout.Drain: Master.do_drain,
+    rollout.Rolled: Master.do_rolled,
     rollout.Committed: Master.do_committed,
     rollout.Aborted: Master.do_aborted,
     rollout.Coalesced: Master.do_coalesced,

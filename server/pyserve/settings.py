@@ -23,6 +23,7 @@ from pyserve.kinds import (
     Optional,
     Path,
     Seconds,
+    Share,
     Size,
     Variables,
     Whole,
@@ -189,6 +190,28 @@ SETTINGS = (
     Setting(
         "crash_window", "Processes", ("--crash-window",), Seconds(), 60.0,
         "The span, in seconds, in which max_crashes are counted.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "reload_soak", "Reload", ("--reload-soak",), Seconds(zero=True), 5.0,
+        "Seconds for which a new generation is watched once all workers are of it. If two of its workers crash until "
+        "then, the old code comes back by itself. A reload that is asked for meanwhile waits. 0: it is not watched.",
+    ),
+    Setting(
+        "keep_previous", "Reload", ("--keep-previous",), Seconds(zero=True), 300.0,
+        "Seconds for which the generation before stays loaded after a reload, so that pyservectl rollback brings it "
+        "back at once. It takes the memory of one process. 0: it does not stay.",
+    ),
+    Setting(
+        "max_surge", "Reload", ("--max-surge",), Share(MOST_WORKERS), "1",
+        "Workers above their number that there may be while they are replaced: a number, or a percentage of workers, "
+        "rounded up. Raise it for faster reloads; 0 where there is no memory for one more (then max_unavailable must "
+        "be more than 0).",
+    ),
+    Setting(
+        "max_unavailable", "Reload", ("--max-unavailable",), Share(MOST_WORKERS), "0",
+        "Workers that may be missing while they are replaced: a number, or a percentage of workers, rounded down; at "
+        "least one if max_surge is 0.",
     ),
     # ------------------------------------------------------------------------------------------------------------
     Setting(

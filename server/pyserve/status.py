@@ -36,7 +36,7 @@ def of_worker(worker: Worker, pid: int, leaving: str, slot: Slot, now: int) -> d
 
 def of_generations(state: State, zygotes: dict[int, tuple[int, int]]) -> list[dict[str, Any]]:
     """Every generation that has a worker or a zygote. ``zygotes``: generation → (pid, rss)."""
-    known = dict(state.zygotes)
+    known = {generation.number: generation.zygote for generation in state.generations}
     numbers = sorted({*known, *zygotes, *(worker.generation for worker in state.workers)})
     found = []
     for number in numbers:

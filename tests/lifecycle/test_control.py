@@ -11,46 +11,18 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
 
+from lifecycle.operator import CTL, ctl, serving, status
 from lifecycle.project import Project, in_app
 from pyserve.control import CLIENTS_LIMIT, REQUEST_LIMIT
 from support import Server, serve
 from support.processes import GENEROUS, wait_for
 
-CTL = [sys.executable, "-c", "from pyserve.ctl import main; main()"]
 NOBODY = 65534
-
-
-@contextlib.contextmanager
-def serving(project: Project, *arguments: str) -> Iterator[Server]:
-    project.folder.joinpath("pyserve.toml").write_text('control_socket = "pyserve.ctl"\n')
-    with serve("app:wsgi", *arguments, cwd=project.folder) as server:
-        yield server
-
-
-def ctl(project: Project, *arguments: str, code: int | None = 0) -> str:
-    """What pyservectl prints in the project's folder, standard error included; its exit code must be ``code``."""
-    done = subprocess.run(
-        [*CTL, *arguments],
-        cwd=project.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=GENEROUS,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
-
-
-def status(project: Project) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(ctl(project, "--json", "status").splitlines()[0])
-    return said
 
 
 def connect(project: Project) -> socket.socket:

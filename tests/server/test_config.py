@@ -39,6 +39,10 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "proc_name": [("a", "a"), ("b", "b"), ('"c"', "c")],
     "max_crashes": [("1", 1), ("2", 2), ("3", 3)],
     "crash_window": [("1", 1.0), ("2m", 120.0), ("3.5", 3.5)],
+    "reload_soak": [("0", 0.0), ("10", 10.0), ("2.5", 2.5)],
+    "keep_previous": [("0", 0.0), ("10m", 600.0), ('"1h"', 3600.0)],
+    "max_surge": [("2", "2"), ("50%", "50%"), ('"25%"', "25%")],
+    "max_unavailable": [("1", "1"), ("30%", "30%"), ('"25%"', "25%")],
     "timeout": [("0", 0.0), ("2m", 120.0), ('"500ms"', 0.5)],
     "graceful_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
     "drain_delay": [("0", 0.0), ("500ms", 0.5), ("0.25", 0.25)],
@@ -354,6 +358,7 @@ def test_a_bad_chosen_file(file: str, message: str, cwd: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------- contradictions
 
+NOTHING_MOVES = ": no worker could ever be replaced, one of them must be more"
 FIELD_SIZE = "limit_request_field_size = 1MiB (--limit-request-field-size)"
 
 
@@ -371,6 +376,9 @@ FIELD_SIZE = "limit_request_field_size = 1MiB (--limit-request-field-size)"
         ({"bind": ["unix:/x", "unix:///x"]}, "unix:/x is given twice (--bind)"),
         ({"bind": [":80", "127.0.0.1:80"]}, "0.0.0.0:80 and 127.0.0.1:80 are the same port of one interface (--bind)"),
         ({"bind": ["[::1]:80", "[::]:80"]}, "[::1]:80 and [::]:80 are the same port of one interface (--bind)"),
+        ({"max_surge": "0"}, f"max_surge = 0 (--max-surge) and max_unavailable = 0 (default){NOTHING_MOVES}"),
+        ({"max_surge": "0%", "max_unavailable": "0"},
+         f"max_surge = 0% (--max-surge) and max_unavailable = 0 (--max-unavailable){NOTHING_MOVES}"),
         ({"chdir": "nowhere"}, "chdir = {cwd}/nowhere (--chdir): no such directory"),
         ({"spool_dir": "nowhere"}, "spool_dir = {cwd}/nowhere (--spool-dir): no such directory"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from pyserve import control
 from pyserve.commands import ALL, change, outcome
 from pyserve.control import ASKING_LIMIT, OUTBOX_LIMIT, TAKING_LIMIT, Client, RequestError, parse
-from pyserve.rollout import PREPARING, ROLLING, STABLE, STOPPING, State
+from pyserve.rollout import DRAINING, PREPARING, ROLLING, SERVING, SOAKING, STABLE, STOPPING, Plan, State, Worker
 
 NOW = 1000.0
 
@@ -145,9 +145,12 @@ def test_what_is_no_number_of_workers(workers: str) -> None:
     [
         (State(phase=PREPARING, good=1, next=2, last=2), 2, None),
         (State(phase=ROLLING, good=1, next=2, last=2), 2, None),
+        (State(phase=SOAKING, good=1, next=2, last=2), 2, None),
         (State(phase=STABLE, good=2, last=2), 2, True),
+        (State(phase=STABLE, good=1, last=2, workers=(Worker(4, 0, 2, SERVING),)), 1, None),
+        (State(phase=STABLE, good=1, last=2, workers=(Worker(4, 0, 2, DRAINING),)), 1, True),
         (State(phase=STABLE, good=1, last=2), 2, False),
-        (State(phase=ROLLING, good=1, next=2, last=2, reload_again=4), 3, None),
+        (State(phase=ROLLING, good=1, next=2, last=2, queued=Plan()), 3, None),
         (State(phase=PREPARING, good=2, next=3, last=3), 2, True),
         (State(phase=PREPARING, good=1, next=3, last=3), 2, False),
         (State(phase=STOPPING, good=2, last=2), 2, False),

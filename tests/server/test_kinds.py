@@ -18,12 +18,14 @@ from pyserve.kinds import (
     Optional,
     Path,
     Seconds,
+    Share,
     Size,
     Variables,
     Whole,
     quoted,
 )
 
+SHARE = 'expected a whole number or a percentage such as "25%"'
 TIME = "expected seconds, or a number with ms, s, m, h or d"
 SIZE = "expected bytes, or a number with K, M, G or T (also KiB ...)"
 NETWORKS = 'expected addresses or networks such as 10.0.0.0/8, with commas between, or "*"'
@@ -40,6 +42,9 @@ PRELOAD = Choice(("auto", "always", "never"), yes="always", no="never")
         (Optional(Path()), "", None),
         (Optional(Path()), "/x", "/x"),
         (Whole(1, 9), "4", 4),
+        (Share(9), "4", "4"),
+        (Share(9), " 025% ", "25%"),
+        (Share(9), "0", "0"),
         (Whole(1, 9), " 4 ", 4),
         (Whole(-9, 9), "-4", -4),
         (Seconds(), "30", 30.0),
@@ -91,6 +96,8 @@ def test_text_is_read(kind: Kind, text: str, value: Any) -> None:
         (Kind(), "sync", "sync"),
         (Optional(Mode()), "", None),
         (Whole(1, 9), 4, 4),
+        (Share(9), 4, "4"),
+        (Share(9), "100%", "100%"),
         (Seconds(), 30, 30.0),
         (Seconds(), 1.5, 1.5),
         (Seconds(), "500ms", 0.5),
@@ -129,6 +136,14 @@ def test_toml_is_read(kind: Kind, raw: Any, value: Any) -> None:
         (Whole(1, 9), "٤", "expected a whole number"),
         (Whole(1, 9), "0", "must be 1 to 9"),
         (Whole(1, 9), "-1", "must be 1 to 9"),
+        (Share(9), "", SHARE),
+        (Share(9), "a few", SHARE),
+        (Share(9), "-1", SHARE),
+        (Share(9), "2.5%", SHARE),
+        (Share(9), "%", SHARE),
+        (Share(9), "5%%", SHARE),
+        (Share(9), "10", "must be 0 to 9"),
+        (Share(9), "101%", "must be 0 to 100%"),
         (Seconds(), "", TIME),
         (Seconds(), "soon", TIME),
         (Seconds(), "nan", TIME),
@@ -174,6 +189,8 @@ def test_bad_text_is_refused(kind: Kind, text: str, message: str) -> None:
     [
         (Kind(), 3, "expected some text, in quotes"),
         (Whole(1, 9), "4", "expected a whole number, without quotes"),
+        (Share(9), 2.5, f"{SHARE}, in quotes"),
+        (Share(9), True, f"{SHARE}, in quotes"),
         (Whole(1, 9), 4.0, "expected a whole number"),
         (Whole(1, 9), True, "expected a whole number"),
         (Seconds(), True, TIME),

@@ -10,7 +10,6 @@ from pyserve import rollout
 from pyserve.rollout import (
     BOOTING,
     CANARY,
-    MAX_SURGE,
     PREPARING,
     ROLLING,
     STABLE,
@@ -26,6 +25,7 @@ from pyserve.rollout import (
     Loaded,
     Recovered,
     Reload,
+    Rolled,
     Scale,
     Spawn,
     Start,
@@ -37,7 +37,7 @@ from pyserve.rollout import (
     WorkerLeaving,
     backoff,
 )
-from support.rollout_world import World, rolling, serving
+from support.rollout_world import World, plan, rolling, serving
 
 # The first start.
 
@@ -48,7 +48,7 @@ def test_first_start() -> None:
     assert world.tell(Loaded(1)) == [Spawn(Worker(1, 0, 1)), Spawn(Worker(2, 1, 1))]
     assert world.ready(2) == [Go(2)]
     assert world.state.phase == STARTING
-    assert world.ready(1) == [Go(1), Committed(1, first=True)]
+    assert world.ready(1) == [Go(1), Committed(1, 0, first=True)]
     assert world.state.phase == STABLE
 
 
@@ -98,13 +98,13 @@ def test_fewer_workers_wanted_during_the_first_start() -> None:
 
 def test_reload_replaces_the_workers_one_by_one() -> None:
     world = serving(target=2)
-    assert world.tell(Reload(2)) == [StartZygote(2)]
+    assert world.tell(Reload(plan(2))) == [StartZygote(2)]
     assert world.state.phase == PREPARING
     assert world.tell(Loaded(2)) == [Spawn(Worker(3, 0, 2))]
     assert world.state.phase == CANARY
     assert world.ready(3) == [Go(3), Drain(1, "reload"), Spawn(Worker(4, 1, 2))]
     assert world.state.phase == ROLLING
-    assert world.ready(4) == [Go(4), Drain(2, "reload"), Committed(2, first=False), StopZygote(1)]
+    assert world.ready(4) == [Go(4), Drain(2, "reload"), Rolled(2, 1), Committed(2, 1, first=False)]
     assert world.gone(1) == []
     assert world.gone(2) == []
     world.assert_whole()
@@ -112,10 +112,10 @@ def test_reload_replaces_the_workers_one_by_one() -> None:
 
 def test_reload_that_does_not_import_touches_nothing() -> None:
     world = serving()
-    world.tell(Reload(2))
+    world.tell(Reload(plan(2)))
     assert world.load_failed(2) == [Aborted(2, 1, "no module named 'app'", rolled_back=False), StopZygote(2)]
     world.assert_whole()
-    assert world.tell(Reload(2)) == [StartZygote(3)], "the number of a generation is never given again"
+    assert world.tell(Reload(plan(2))) == [StartZygote(3)], "the number of a generation is never given again"
     world.settle()
     world.assert_whole()
     assert world.committed == 3
@@ -123,7 +123,7 @@ def test_reload_that_does_not_import_touches_nothing() -> None:
 
 def test_reload_whose_canary_crashes_touches_nothing() -> None:
     world = serving()
-    world.tell(Reload(2))
+    world.tell(Reload(plan(2)))
     world.tell(Loaded(2))
     assert world.gone(3, "hook failed") == [Aborted(2, 1, "hook failed", rolled_back=False), StopZygote(2)]
     world.assert_whole()
@@ -131,7 +131,7 @@ def test_reload_whose_canary_crashes_touches_nothing() -> None:
 
 def test_reload_whose_zygote_dies_beside_the_canary() -> None:
     world = serving()
-    world.tell(Reload(2))
+    world.tell(Reload(plan(2)))
     world.tell(Loaded(2))
     assert world.zygote_gone(2) == [
         Aborted(2, 1, "its zygote died", rolled_back=False),
@@ -144,7 +144,7 @@ def test_reload_whose_zygote_dies_beside_the_canary() -> None:
 
 def test_old_workers_that_crash_while_the_canary_boots_are_replaced_by_old_ones() -> None:
     world = serving()
-    world.tell(Reload(2))
+    world.tell(Reload(plan(2)))
     world.tell(Loaded(2))
     assert world.gone(1) == [Spawn(Worker(4, 0, 1))]
     assert world.state.phase == CANARY
@@ -152,7 +152,7 @@ def test_old_workers_that_crash_while_the_canary_boots_are_replaced_by_old_ones(
 
 def test_canary_that_is_told_to_stop_is_no_failure() -> None:
     world = serving()
-    world.tell(Reload(2))
+    world.tell(Reload(plan(2)))
     world.tell(Loaded(2))
     assert world.tell(WorkerLeaving(3)) == [Spawn(Worker(4, 0, 2))]
     assert world.gone(3) == []
@@ -212,12 +212,12 @@ def test_old_zygote_that_dies_in_the_roll_is_started_again_for_a_roll_back() -> 
 
 def test_second_reload_is_coalesced_and_follows() -> None:
     world = serving()
-    world.tell(Reload(2))
-    assert world.tell(Reload(2)) == [Coalesced()]
+    world.tell(Reload(plan(2)))
+    assert world.tell(Reload(plan(2))) == [Coalesced()]
     world.tell(Loaded(2))
-    assert world.tell(Reload(2)) == [Coalesced()]
+    assert world.tell(Reload(plan(2))) == [Coalesced()]
     world.ready(3)
-    assert world.ready(4)[-3:] == [Committed(2, first=False), StopZygote(1), StartZygote(3)]
+    assert world.ready(4)[-3:] == [Rolled(2, 1), Committed(2, 1, first=False), StartZygote(3)]
     world.settle()
     world.assert_whole()
     assert world.committed == 3, "however often it was asked for, one more reload is done"
@@ -226,9 +226,9 @@ def test_second_reload_is_coalesced_and_follows() -> None:
 def test_reload_during_the_first_start_follows_it() -> None:
     world = World(target=1)
     world.tell(Start())
-    assert world.tell(Reload(1)) == [Coalesced()]
+    assert world.tell(Reload(plan(1))) == [Coalesced()]
     world.tell(Loaded(1))
-    assert world.ready(1) == [Go(1), Committed(1, first=True), StartZygote(2)]
+    assert world.ready(1) == [Go(1), Committed(1, 0, first=True), StartZygote(2)]
 
 
 def test_reload_that_waited_for_one_that_turned_round_keeps_to_the_surge() -> None:
@@ -236,12 +236,12 @@ def test_reload_that_waited_for_one_that_turned_round_keeps_to_the_surge() -> No
     world = rolling(target=4)
     world.ready(6)
     world.ready(7)  # three of the new generation serve
-    world.tell(Reload(4))
+    world.tell(Reload(plan(4)))
     world.gone(8)
     world.gone(5)
     assert world.state.phase == PREPARING
     world.tell(Loaded(3))
-    assert len(world.living()) <= 4 + MAX_SURGE
+    assert len(world.living()) <= 4 + 1
     world.settle()
     world.assert_whole()
     assert world.committed == 3
@@ -249,7 +249,7 @@ def test_reload_that_waited_for_one_that_turned_round_keeps_to_the_surge() -> No
 
 def test_number_of_workers_in_a_reload_holds_from_its_roll_on() -> None:
     world = serving(target=4)
-    assert world.tell(Reload(2)) == [StartZygote(2)], "no worker is taken away for what may not even import"
+    assert world.tell(Reload(plan(2))) == [StartZygote(2)], "no worker is taken away for what may not even import"
     world.tell(Loaded(2))
     assert len(world.serving()) == 4
     world.ready(5)
@@ -261,7 +261,7 @@ def test_number_of_workers_in_a_reload_holds_from_its_roll_on() -> None:
 
 def test_number_of_workers_in_a_reload_that_fails_is_forgotten() -> None:
     world = serving(target=2)
-    world.tell(Reload(4))
+    world.tell(Reload(plan(4)))
     assert world.load_failed(2)[1:] == [StopZygote(2)]
     world.settle()
     assert len(world.serving()) == 2
@@ -269,7 +269,7 @@ def test_number_of_workers_in_a_reload_that_fails_is_forgotten() -> None:
 
 def test_number_of_workers_in_a_roll_that_turned_round_is_taken_back() -> None:
     world = serving(target=4)
-    world.tell(Reload(2))
+    world.tell(Reload(plan(2)))
     world.tell(Loaded(2))
     world.ready(5)
     world.gone(5)
@@ -286,7 +286,7 @@ def test_reload_of_a_repaired_app_does_not_wait_for_what_crashes() -> None:
         world.tick(backoff(100))
     world.gone(world.living()[0].id)
     assert world.state.retry_at > world.now
-    world.tell(Reload(1))
+    world.tell(Reload(plan(1)))
     assert Spawn(Worker(world.state.last_id + 1, 0, 2)) in world.tell(Loaded(2))
 
 
@@ -401,7 +401,7 @@ def drive_to(phase: str) -> World:
     if phase == STARTING:
         world.tell(Start())
     if phase in (PREPARING, CANARY):
-        world.tell(Reload(2))
+        world.tell(Reload(plan(2)))
     if phase == CANARY:
         world.tell(Loaded(2))
     return world
@@ -415,7 +415,7 @@ def test_stop_in_each_phase_drains_everything_and_starts_nothing_more(phase: str
     assert world.tell(Stop()) == [*(Drain(worker, "SIGTERM") for worker in living), *map(StopZygote, zygotes)]
     # Whatever else was on its way comes now, and changes nothing.
     assert world.tell(Stop()) == []
-    assert world.tell(Reload(5)) == []
+    assert world.tell(Reload(plan(5))) == []
     for generation in (1, 2):
         assert world.tell(Loaded(generation)) == []
         assert world.load_failed(generation) == []
@@ -438,6 +438,6 @@ def test_stop_in_a_degraded_time_is_silent() -> None:
 
 def test_illegal_transition_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     world = serving()
-    monkeypatch.setitem(rollout._HANDLERS, Tick, lambda state, _: (state._replace(phase=STARTING), []))
+    monkeypatch.setitem(rollout.HANDLERS, Tick, lambda state, _: (state._replace(phase=STARTING), []))
     with pytest.raises(AssertionError, match="BUG: stable → starting on Tick"):
         world.tick()

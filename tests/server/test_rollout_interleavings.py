@@ -14,46 +14,63 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pyserve import rollout
 from pyserve.rollout import (
     BOOTING,
+    CHECKING,
     DRAINING,
     LOADING,
     READY,
     ROLLING,
-    SERVING,
+    SOAKING,
     STABLE,
     STARTING,
     STOPPING,
     Aborted,
+    Check,
     Committed,
     Drain,
     GiveUp,
     Go,
     Loaded,
+    Plan,
     Reload,
     Scale,
     Start,
     Stop,
     WorkerLeaving,
+    way_back,
 )
 from support.rollout_world import World
 
 PICK = st.integers(0, 1000)  # one of what there is
+SHARES = st.sampled_from([("1", "0"), ("0", "1"), ("2", "0"), ("1", "1"), ("0%", "30%"), ("50%", "50%"), ("100%", "0")])
+PLANS = st.builds(
+    lambda target, shares, check, soak, keep: Plan(target, shares[0], shares[1], check, soak, keep),
+    st.integers(1, 5),
+    SHARES,
+    st.booleans(),
+    st.sampled_from([0.0, 5.0]),
+    st.sampled_from([0.0, 20.0, 300.0]),
+)
 TIMES = st.sampled_from([0.0, 0.1, 1.0, 5.0, 16.0, 70.0])
 
 
 class Interleavings(RuleBasedStateMachine):
     @initialize(
-        workers=st.integers(1, 5), max_crashes=st.integers(1, 6), phase=st.sampled_from([STARTING, STABLE, ROLLING])
+        plan=PLANS,
+        second=PLANS,
+        max_crashes=st.integers(1, 6),
+        phase=st.sampled_from([STARTING, STABLE, ROLLING, SOAKING]),
     )
-    def begin(self, workers: int, max_crashes: int, phase: str) -> None:
-        self.world = World(workers, max_crashes)
+    def begin(self, plan: Plan, second: Plan, max_crashes: int, phase: str) -> None:
+        self.world = World(plan.target, max_crashes, plan)
         self.world.tell(Start())
         if phase == STARTING:
             return
         self.world.settle()
-        if phase == ROLLING:
-            self.world.tell(Reload(workers))
+        if phase in (ROLLING, SOAKING):
+            self.world.tell(Reload(second._replace(check=False, soak=5.0)))
             self.world.tell(Loaded(2))
-            self.world.ready(self.world.in_state(BOOTING)[0])
+            while self.world.state.phase not in (phase, SOAKING):
+                self.world.ready(self.world.in_state(BOOTING)[0])
 
     def pick(self, from_: list[int], which: int) -> int:
         return from_[which % len(from_)]
@@ -63,6 +80,9 @@ class Interleavings(RuleBasedStateMachine):
 
     def loaded(self) -> list[int]:
         return [generation for generation, what in self.world.zygotes.items() if what == READY]
+
+    def booting(self) -> list[int]:
+        return self.world.in_state(BOOTING) + self.world.in_state(CHECKING)
 
     @precondition(lambda self: self.loading())
     @rule(which=PICK)
@@ -83,12 +103,21 @@ class Interleavings(RuleBasedStateMachine):
     @rule(which=PICK)
     def worker_is_ready(self, which: int) -> None:
         worker = self.pick(self.world.in_state(BOOTING), which)
-        assert Go(worker) in self.world.ready(worker)
+        assert {Go(worker), Check(worker)} & set(self.world.ready(worker))
 
-    @precondition(lambda self: self.world.in_state(BOOTING) and self.world.state.phase != STARTING)
+    @precondition(lambda self: self.world.in_state(CHECKING))
+    @rule(passes=st.booleans())
+    def canary_has_answered(self, passes: bool) -> None:
+        worker = self.world.in_state(CHECKING)[0]
+        if passes:
+            assert Go(worker) in self.world.passes(worker)
+        else:
+            assert isinstance(self.world.fails(worker)[0], Aborted)
+
+    @precondition(lambda self: self.booting() and self.world.state.phase != STARTING)
     @rule(which=PICK)
     def worker_fails_to_boot(self, which: int) -> None:
-        self.world.gone(self.pick(self.world.in_state(BOOTING), which))
+        self.world.gone(self.pick(self.booting(), which))
 
     @precondition(lambda self: self.world.serving())
     @rule(which=PICK)
@@ -109,24 +138,38 @@ class Interleavings(RuleBasedStateMachine):
         self.world.gone(worker, "exited with code 0" if clean else "a worker was killed by SIGSEGV")
         assert (self.world.state.crashes, self.world.state.failures) == (crashes, failures)
 
-    @rule(workers=st.integers(1, 5))
-    def reload(self, workers: int) -> None:
+    @rule(plan=PLANS)
+    def reload(self, plan: Plan) -> None:
         before = self.world.state
-        actions = self.world.tell(Reload(workers))
-        assert self.world.state.target == before.target
+        actions = self.world.tell(Reload(plan))
+        assert self.world.state.plan == before.plan
         assert not [action for action in actions if isinstance(action, (Drain, Go, Aborted, Committed))]
+
+    @rule()
+    def roll_back(self) -> None:
+        before = self.world.state
+        back = way_back(before)
+        self.world.roll_back()
+        assert way_back(self.world.state) in (back, self.world.previous)
+        if before.next > before.good and back:
+            assert (self.world.state.phase, self.world.state.next) == (STABLE, 0)
+        elif back:
+            assert self.world.state.next == back
+        else:
+            assert self.world.state == before
 
     @rule(by=st.integers(-3, 3))
     def scale(self, by: int) -> None:
-        before = self.world.state.target
+        before = self.world.state.plan.target
         self.world.tell(Scale(by))
-        assert self.world.state.target == max(1, before + by)
+        if self.world.state.phase != STABLE:  # a worker fewer can end a roll, and begin another
+            assert self.world.state.plan.target == max(1, before + by)
 
     @rule(seconds=TIMES)
     def time_passes(self, seconds: float) -> None:
         self.world.tick(seconds)
 
-    @rule(generation=st.integers(1, 12), worker=st.integers(1, 60), kind=st.integers(0, 4))
+    @rule(generation=st.integers(1, 12), worker=st.integers(1, 60), kind=st.integers(0, 6))
     def message_comes_late(self, generation: int, worker: int, kind: int) -> None:
         """About a zygote that has ended or was stopped, or a worker that drains or has ended."""
         world = self.world
@@ -141,6 +184,10 @@ class Interleavings(RuleBasedStateMachine):
             world.gone(worker)
         elif kind == 4 and worker not in world.in_state(BOOTING):
             assert Go(worker) not in world.ready(worker)
+        elif kind == 5 and worker not in world.in_state(CHECKING):
+            assert Go(worker) not in world.passes(worker)
+        elif kind == 6 and worker not in world.in_state(CHECKING):
+            assert world.fails(worker) == []
         assert world.state.phase == phase
 
     @rule(dice=st.integers(0, 19))
@@ -162,10 +209,9 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def committed_generation_is_known(self) -> None:
         state = self.world.state
-        assert state.good == self.world.committed
         assert (state.good == 0) <= (state.phase in (STARTING, STOPPING))
         assert (state.next != 0) or state.phase in (STABLE, STOPPING)
-        assert state.failures < rollout.FAILURES_TO_ROLL_BACK or state.phase != ROLLING
+        assert state.failures < rollout.FAILURES_TO_ROLL_BACK or state.phase not in (ROLLING, SOAKING)
 
     @invariant()
     def nobody_stays_without_reason(self) -> None:
@@ -174,8 +220,7 @@ class Interleavings(RuleBasedStateMachine):
         if state.phase == STOPPING:
             return
         foreign = [w for w in world.living() if w.generation not in (rollout.goal(state), state.next)]
-        assert not foreign or len(world.serving()) <= state.target
-        assert all(worker.state == SERVING for worker in foreign)
+        assert not foreign or len(world.serving()) <= rollout.fewest(state)
 
     @invariant()
     def retry_is_near(self) -> None:

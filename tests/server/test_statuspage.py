@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyserve import status, statuspage
-from pyserve.rollout import DRAINING, READY, ROLLING, SERVING, State, Worker
+from pyserve.rollout import DRAINING, READY, ROLLING, SERVING, Generation, Plan, State, Worker
 from pyserve.scoreboard import OFFSETS, SLOT_SIZE, Slot
 
 NOW = 100_000_000_000  # ns
@@ -38,7 +38,8 @@ def test_the_line_of_a_request_that_has_ended_is_not_shown() -> None:
 
 def test_generations_with_a_zygote_or_a_worker() -> None:
     workers = (Worker(1, 0, 1, DRAINING), Worker(2, 0, 2, SERVING), Worker(3, 0, 3))
-    state = State(phase=ROLLING, good=2, next=3, workers=workers, zygotes=((2, READY), (3, READY)))
+    loaded = (Generation(2, Plan(), READY), Generation(3, Plan(), READY))
+    state = State(phase=ROLLING, good=2, next=3, workers=workers, generations=loaded)
     told = status.of_generations(state, {2: (20, 1 << 20), 3: (30, 2 << 20)})
     assert [
         (each["generation"], each["role"], each["workers"], each["zygote"], each["zygote_pid"]) for each in told

@@ -6,23 +6,29 @@ be done.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pyserve.rollout import (
     BOOTING,
     CANARY,
+    CHECKING,
     DRAINING,
     LOADING,
-    MAX_SURGE,
     PREPARING,
     READY,
     ROLLING,
     SERVING,
+    SOAKING,
     STABLE,
     STARTING,
     STOPPING,
     Aborted,
     Action,
+    Check,
+    CheckFailed,
+    CheckPassed,
     Coalesced,
     Committed,
     Degraded,
@@ -32,8 +38,12 @@ from pyserve.rollout import (
     Go,
     Loaded,
     LoadFailed,
+    Plan,
     Recovered,
     Reload,
+    Rollback,
+    Rolled,
+    Scale,
     Spawn,
     Start,
     StartZygote,
@@ -46,20 +56,28 @@ from pyserve.rollout import (
     WorkerReady,
     ZygoteGone,
     backoff,
+    fewest,
     step,
+    surge,
+    way_back,
 )
+
+# No soak: a generation is committed when its roll is over. The tests of the soak have their own plans.
+PLAN = Plan(target=2, soak=0.0)
 
 
 class World:
     """The master's side of the rollout, without processes: those are entries of two tables here."""
 
-    def __init__(self, target: int = 2, max_crashes: int = 5) -> None:
-        self.state = State(target=target, max_crashes=max_crashes)
+    def __init__(self, target: int = 2, max_crashes: int = 5, plan: Plan = PLAN) -> None:
+        self.state = State(plan._replace(target=target), max_crashes=max_crashes)
         self.now = 1000.0
         self.zygotes: dict[int, str] = {}
         self.workers: dict[int, Worker] = {}
         self.went: set[int] = set()  # the ids that got GO
-        self.committed = 0
+        self.checked: set[int] = set()  # the ids that were asked for a check
+        self.committed = 0  # the generation that serves; exactly one does
+        self.previous = 0  # the one that can come back
         self.before = self.state
         self.event: Event = Start()
 
@@ -70,9 +88,27 @@ class World:
         self.state, actions = step(self.state, event)
         for action in actions:
             getattr(self, type(action).__name__)(action)
-        assert self.state.workers == tuple(self.workers.values()), "the rollout knows its workers"
-        assert dict(self.state.zygotes).items() >= self.zygotes.items(), "the rollout knows its zygotes"
+        self.check_invariants()
         return actions
+
+    def check_invariants(self) -> None:
+        """What is true after every step, whatever happened."""
+        state = self.state
+        known = {generation.number: generation.zygote for generation in state.generations}
+        assert state.workers == tuple(self.workers.values()), "the rollout knows its workers"
+        assert known.items() >= self.zygotes.items(), "the rollout knows its zygotes"
+        assert state.good == self.committed, "exactly one generation is committed"
+        if state.phase == STOPPING:
+            assert not self.living()
+            assert not known
+            return
+        assert len(self.living()) <= state.plan.target + surge(state.plan), "there are never too many"
+        owners = {state.good, state.next}
+        for worker in self.living():
+            leaving = worker.generation not in owners
+            assert not leaving or worker.state == SERVING, "a worker of no generation only serves until it is replaced"
+        assert set(known) == {number for number in (state.good, state.next, state.previous) if number}
+        assert way_back(state) in {0, *known}
 
     def happen(self, event: Event) -> None:
         if isinstance(event, Loaded) and event.generation in self.zygotes:
@@ -89,10 +125,13 @@ class World:
     def StartZygote(self, action: StartZygote) -> None:  # noqa: N802  (named after the actions)
         assert self.state.phase != STOPPING
         assert action.generation not in self.zygotes
+        assert action.generation >= self.committed, "newer code is all that there is to load"
         self.zygotes[action.generation] = LOADING
 
     def StopZygote(self, action: StopZygote) -> None:  # noqa: N802
         assert action.generation != self.committed or self.state.phase == STOPPING
+        if action.generation == self.previous:
+            self.previous = 0
         self.zygotes.pop(action.generation, None)
 
     def Spawn(self, action: Spawn) -> None:  # noqa: N802
@@ -103,11 +142,19 @@ class World:
         assert worker.number not in {w.number for w in self.living() if w.generation == worker.generation}
         assert worker.state == BOOTING
         self.workers[worker.id] = worker
-        assert len(self.living()) <= self.state.target + MAX_SURGE
+
+    def Check(self, action: Check) -> None:  # noqa: N802
+        worker = self.workers[action.id]
+        assert self.before.phase == CANARY
+        assert self.event == WorkerReady(action.id)
+        assert worker.generation == self.state.next > self.committed
+        self.checked.add(action.id)
+        self.workers[action.id] = worker._replace(state=CHECKING)
 
     def Go(self, action: Go) -> None:  # noqa: N802
-        assert self.event == WorkerReady(action.id), "no worker serves before it is ready"
-        assert self.workers[action.id].state == BOOTING
+        expected = CheckPassed if action.id in self.checked else WorkerReady
+        assert self.event == expected(action.id), "no worker serves before it is ready"
+        assert self.workers[action.id].state == (CHECKING if action.id in self.checked else BOOTING)
         assert action.id not in self.went, "GO is said once"
         self.went.add(action.id)
         self.workers[action.id] = self.workers[action.id]._replace(state=SERVING)
@@ -120,26 +167,36 @@ class World:
             assert action.cause == "SIGTERM"
             return
         if worker.state == SERVING:
-            assert len(self.serving()) >= self.state.target, "a worker leaves only when there are enough without it"
+            assert len(self.serving()) >= fewest(self.state), "a worker leaves only when there are enough without it"
         if action.cause == "reload":
             assert worker.generation < max(self.state.next, self.state.good), "the new generation is in its roll"
         elif action.cause == "roll back":
-            assert worker.generation != self.committed
+            assert worker.generation != self.state.next or worker.generation > self.committed
         else:
             assert action.cause == "scale down"
-            left = [w for w in self.living() if w.generation == worker.generation]
-            assert len(left) >= self.state.target
+            assert isinstance(self.event, Scale) or self.before.plan != self.state.plan or worker.state != SERVING
+
+    def all_are_of(self, generation: int) -> None:
+        assert {w.generation for w in self.living()} == {generation}
+        assert len(self.serving()) == len(self.living()) == self.state.plan.target
+
+    def Rolled(self, action: Rolled) -> None:  # noqa: N802
+        assert self.before.phase in (CANARY, ROLLING)
+        assert action.before == self.committed
+        self.all_are_of(action.generation)
 
     def Committed(self, action: Committed) -> None:  # noqa: N802
         assert action.first == (self.committed == 0)
-        assert action.generation > self.committed
-        assert {w.generation for w in self.living()} == {action.generation}
-        assert len(self.serving()) == len(self.living()) == self.state.target
-        self.committed = action.generation
+        assert action.generation != self.committed
+        assert self.before.failures < 2
+        self.all_are_of(action.generation)
+        assert action.previous in (0, self.committed)
+        assert action.generation > self.committed or action.previous == 0, "what was given up does not come back"
+        self.committed, self.previous = action.generation, action.previous
 
     def Aborted(self, action: Aborted) -> None:  # noqa: N802
-        assert self.before.phase in (PREPARING, CANARY, ROLLING)
-        assert action.rolled_back == (self.before.phase == ROLLING)
+        assert self.before.phase in (PREPARING, CANARY, ROLLING, SOAKING)
+        assert action.rolled_back == (self.before.phase in (ROLLING, SOAKING))
         assert action.generation == self.before.next != self.committed
         assert action.good == self.committed != 0
 
@@ -172,6 +229,15 @@ class World:
     def ready(self, worker: int) -> list[Action]:
         return self.tell(WorkerReady(worker))
 
+    def passes(self, worker: int) -> list[Action]:
+        return self.tell(CheckPassed(worker))
+
+    def fails(self, worker: int, reason: str = "GET /healthz was answered with 500") -> list[Action]:
+        return self.tell(CheckFailed(worker, reason))
+
+    def roll_back(self) -> list[Action]:
+        return self.tell(Rollback())
+
     def gone(self, worker: int, reason: str = "a worker was killed by SIGSEGV") -> list[Action]:
         return self.tell(WorkerGone(worker, reason, self.now))
 
@@ -194,36 +260,43 @@ class World:
             for worker in self.in_state(BOOTING):
                 if self.workers[worker].state == BOOTING:  # still: another's being ready can make it one too many
                     self.ready(worker)
+            for worker in self.in_state(CHECKING):
+                self.passes(worker)
             for worker in self.in_state(DRAINING):
                 self.gone(worker, "exited with code 0")
             self.tick(1.0)
-            if self.state == before and self.now >= self.state.retry_at:
+            waits = self.state.phase == SOAKING or self.now < self.state.retry_at
+            if self.state == before._replace(now=self.now) and not waits:
                 return
         pytest.fail(f"it never settles: {self.state}")
 
     def assert_whole(self) -> None:
         """One generation serves with the number of workers that was asked for, and nothing is left over."""
         state = self.state
-        assert (state.phase, state.next, state.reload_again) == (STABLE, 0, 0)
-        assert len(self.workers) == len(self.serving()) == state.target
+        assert (state.phase, state.next, state.queued) == (STABLE, 0, None)
+        assert len(self.workers) == len(self.serving()) == state.plan.target
         assert {worker.generation for worker in self.workers.values()} == {self.committed} == {state.good}
-        assert len({worker.number for worker in self.workers.values()}) == state.target
-        assert self.zygotes == {self.committed: READY} == dict(state.zygotes)
+        assert len({worker.number for worker in self.workers.values()}) == state.plan.target
+        assert self.zygotes == {number: READY for number in (state.previous, self.committed) if number}
 
 
-def serving(target: int = 2, max_crashes: int = 5) -> World:
+def plan(target: int, base: Plan = PLAN, **values: Any) -> Plan:
+    return base._replace(target=target, **values)
+
+
+def serving(target: int = 2, max_crashes: int = 5, plan: Plan = PLAN) -> World:
     """A world in which generation 1 serves with the workers 1 … target."""
-    world = World(target, max_crashes)
+    world = World(target, max_crashes, plan)
     world.tell(Start())
     world.settle()
     world.assert_whole()
     return world
 
 
-def rolling(target: int = 2) -> World:
+def rolling(target: int = 2, base: Plan = PLAN) -> World:
     """The canary of generation 2, worker target + 1, has just become ready."""
-    world = serving(target)
-    world.tell(Reload(target))
+    world = serving(target, plan=base)
+    world.tell(Reload(plan(target, base)))
     world.tell(Loaded(2))
     world.ready(target + 1)
     return world

@@ -30,6 +30,9 @@ from support.processes import GENEROUS, children, descendants, in_session, title
 BIND_FLAGS = ("-b", "--bind")
 WORKER_CLASSES = ("sync", "threads", "gevent")
 
+# A reload is watched for a moment only: tests that reload again need not wait for it.
+SETTINGS = {"PYSERVE_RELOAD_SOAK": "0.2"}
+
 worker_class: str | None = None  # what servers have now that do not say it themselves; see the fixture worker_class
 
 
@@ -163,7 +166,7 @@ def serve(
     if not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
         arguments = (*arguments, "--bind", "127.0.0.1:0")
     with tempfile.TemporaryDirectory(prefix="pyserve-log-") as folder:
-        environ = {**os.environ, **(env or {})}
+        environ = {**os.environ, **SETTINGS, **(env or {})}
         if worker_class is not None:
             environ["PYSERVE_WORKER_CLASS"] = worker_class
         if worker_class == "threads" or "threads" in arguments:

@@ -1,0 +1,105 @@
+"""What happens, as the rollout is told it. ``now`` is monotonic seconds wherever it matters."""
+
+from __future__ import annotations
+
+from pyserve.rollout.state import Plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from pyserve.records import NamedTuple
+
+
+class Start(NamedTuple):
+    """Begin with the first generation, by the plan in force."""
+
+
+class Reload(NamedTuple):
+    """SIGHUP, with a configuration that was found valid."""
+
+    plan: Plan
+
+
+class Rollback(NamedTuple):
+    """Somebody wants the generation back that ``way_back`` names."""
+
+
+class Loaded(NamedTuple):
+    """A generation's zygote has imported the app."""
+
+    generation: int
+
+
+class LoadFailed(NamedTuple):
+    """A generation's zygote cannot load the app, hangs in it, or has died while loading it."""
+
+    generation: int
+    reason: str
+    now: float
+
+
+class ZygoteGone(NamedTuple):
+    """A zygote that had loaded is dead."""
+
+    generation: int
+    now: float
+
+
+class WorkerReady(NamedTuple):
+    id: int
+
+
+class CheckPassed(NamedTuple):
+    """A worker has answered its check request well."""
+
+    id: int
+
+
+class CheckFailed(NamedTuple):
+    id: int
+    reason: str
+
+
+class WorkerLeaving(NamedTuple):
+    """A worker stops accepting by itself: somebody sent it a TERM."""
+
+    id: int
+
+
+class WorkerGone(NamedTuple):
+    """A worker's process has ended. ``reason`` is how; it matters only if nobody asked it to."""
+
+    id: int
+    reason: str
+    now: float
+
+
+class Scale(NamedTuple):
+    by: int
+
+
+class Stop(NamedTuple):
+    """Drain everything."""
+
+
+class Tick(NamedTuple):
+    now: float
+
+
+Event = (
+    Start
+    | Reload
+    | Rollback
+    | Loaded
+    | LoadFailed
+    | ZygoteGone
+    | WorkerReady
+    | CheckPassed
+    | CheckFailed
+    | WorkerLeaving
+    | WorkerGone
+    | Scale
+    | Stop
+    | Tick
+)
