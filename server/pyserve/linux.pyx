@@ -7,6 +7,12 @@ forks inherits them; they then act as the signal's default, so that ``multiproce
 
 from cpython.exc cimport PyErr_SetFromErrno
 
+cdef extern from "writing.h" nogil:
+    int WRITING_SHARED
+    int WRITING_SOCKET
+    int writing_way(int fd)
+    ssize_t writing_now(int fd, int way, const void *data, size_t size)
+
 cdef extern from *:
     """
     #ifndef _GNU_SOURCE
@@ -220,6 +226,24 @@ def end_after(unsigned int seconds) -> None:
 def drop_new_handshakes(int fd) -> None:
     """Drop every SYN that arrives for the TCP listener ``fd``; handshakes under way complete (socket(7), SO_ATTACH_FILTER)."""
     _check(drop_new_handshakes_(fd))
+
+
+def may_wait(int fd) -> bool:
+    """Would a write() to ``fd`` wait for whoever reads it? So it is with sockets, and pipes and terminals without O_NONBLOCK."""
+    return writing_way(fd) in (WRITING_SHARED, WRITING_SOCKET)
+
+
+def write_now(int fd, bytes data) -> int:
+    """As os.write(), but BlockingIOError rather than wait, without a change to ``fd`` that others could notice."""
+    cdef const char *start = data
+    cdef size_t size = <size_t>len(data)
+    cdef int way = writing_way(fd)
+    cdef ssize_t done
+    with nogil:
+        done = writing_now(fd, way, start, size)
+    if done < 0:
+        PyErr_SetFromErrno(OSError)
+    return done
 
 
 def descriptor_limits():

@@ -4,17 +4,21 @@
     2026-11-21 05:11:33.001 +0000 error worker 2 (pid 4711, gen 3)  GET /x: ...
 
 A record starts at the first column and nothing else does: further lines are indented, control characters are escaped,
-so that no client and no exception can forge one. Logging never raises and never waits: what cannot be written is
-counted, and the next record that gets through says how many were lost. A record longer than a pipe's atomic write
+so that no client and no exception can forge one. Logging never raises and never waits, also for a pipe or a terminal
+that nobody reads (writing.h says how): what cannot be written is counted, and the next record that gets through says
+how many were lost. A record longer than a pipe's atomic write
 (4096 bytes) may be mixed with others when the log is a pipe. Not the logging module: its import takes longer than
 all of ours, and its locks do not survive forks.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 
+from pyserve import linux
 from pyserve.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -34,7 +38,7 @@ ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))
 
 
 def open_log(path: str, standard: int = 2) -> int:
-    """A descriptor to append records to; ``-`` is a duplicate of the standard stream given (1 or 2).
+    """A descriptor to append records to; ``-`` is the standard stream given (1 or 2), opened anew or duplicated.
 
     Raises ConfigError that names the path.
     """
@@ -42,11 +46,26 @@ def open_log(path: str, standard: int = 2) -> int:
     stream = standard if path == "-" else STANDARD_STREAMS.get(path)
     try:
         if stream is not None:
-            return os.dup(stream)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            return open_stream(stream)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
     except OSError as error:
         name = f"standard stream {stream}" if path == "-" else path
-        raise ConfigError(f"cannot open the log {name}: {error.strerror}") from None
+        why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+        raise ConfigError(f"cannot open the log {name}: {why}") from None
+
+
+def open_stream(fd: int) -> int:
+    """A standard stream for us alone: a pipe or terminal is opened anew, so that O_NONBLOCK is ours to set.
+
+    A file is not, as its position must stay shared; nor what cannot be: a socket, or a pipe of another user's.
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            pass
+    return os.dup(fd)
 
 
 class Log:
@@ -55,6 +74,7 @@ class Log:
     def __init__(self, fd: int, level: str, process_name: str) -> None:
         self.fd = fd
         self.threshold = LEVELS[level]
+        self._may_wait = linux.may_wait(fd)
         self.overheard: Callable[[str, str], None] | None = None  # told of each text, info and above, with its word
         self.lost = 0  # records that could not be written since the last one that was
         self._why_lost = ""
@@ -65,7 +85,8 @@ class Log:
         self.rename(process_name)
 
     def rename(self, process_name: str) -> None:
-        """Speak for another process, as after a fork."""
+        """Speak for another process, as after a fork; what was lost by then is the other's to say."""
+        self.lost = 0
         self._name = f"{process_name:<8}"
 
     def debug(self, text: str) -> None:
@@ -96,15 +117,25 @@ class Log:
             self._record(word, text)
 
     def _record(self, word: str, text: str) -> None:
-        record = self._format(word, text)
+        if not self._put(self._format(word, text)):
+            self.lost += 1
+
+    def tell_lost(self) -> None:
+        """Say how many records were lost, if there is room for that now: for when there is nothing else to say."""
+        if self.lost:
+            self._put("")
+
+    def _put(self, record: str) -> bool:
         lost = self.lost
         if lost:
             noun = "record was" if lost == 1 else "records were"
             record = self._format("warn", f"{lost} {noun} lost before this one: {self._why_lost}") + record
         if self._torn:
             record = "\n" + record
-        if self._write(record.encode("utf-8", "backslashreplace")):
-            self.lost -= lost
+        if not self._write(record.encode("utf-8", "backslashreplace")):
+            return False
+        self.lost -= lost
+        return True
 
     def _format(self, word: str, text: str) -> str:
         shown = f"{word:<5}"
@@ -125,19 +156,24 @@ class Log:
         return f"{self._date}.{int(now % 1 * 1000):03d} {self._offset}"
 
     def _write(self, record: bytes) -> bool:
-        """Write all of a record. If that fails, remember it and say so with the next one."""
+        """Write all of a record. If that fails, remember why."""
+        write = linux.write_now if self._may_wait else os.write
         done = 0
         try:
             while done < len(record):  # a short write is a full disk or pipe, seldom: going on tells which
-                done += os.write(self.fd, record[done:] if done else record)
+                done += write(self.fd, record[done:] if done else record)
         except OSError as error:
-            self.lost += 1
-            self._why_lost = error.strerror or str(error)
+            self._why_lost = why_lost(error.errno or 0)
             if done:
                 self._torn = record[done - 1] != 10
             return False
         self._torn = False
         return True
+
+
+def why_lost(number: int) -> str:
+    """Why a log cannot be written, from an errno."""
+    return "its reader does not keep up" if number == errno.EAGAIN else os.strerror(number)
 
 
 class ErrorStream:

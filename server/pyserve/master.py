@@ -87,6 +87,7 @@ class Master:
             self.tell(rollout.Tick(time.monotonic()))
             self.responder.turn(self.state, self.config, self.shutdown.deadline)
             self.notifier.watchdog()
+            self.log.tell_lost()
             if self.control:
                 self.control.turn()
         exit_code = self.end()

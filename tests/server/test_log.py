@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import pty
 import re
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pyserve.errors import ConfigError
-from pyserve.log import ErrorStream, Log, open_log
+from pyserve.log import ErrorStream, Log, open_log, open_stream
 
 RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4} (debug|info |warn |error|crit |app  ) \S")
 NOW = 1_800_000_000.1239
@@ -198,7 +200,7 @@ def test_a_full_pipe_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(reader)
     os.close(writer)
     *_, lost, last = received.decode().splitlines()
-    assert lost.endswith("  1 record was lost before this one: Resource temporarily unavailable")
+    assert lost.endswith("  1 record was lost before this one: its reader does not keep up")
     assert last.endswith("  after")
 
 
@@ -276,6 +278,120 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             open_log(name)
         assert caught.value.message == f"cannot open the log {name}: {why}"
+
+
+# ------------------------------------------------------------------------------------------------------ nobody reads
+
+
+def fill_up(log: Log) -> None:
+    """Until there is no room for even a short record. (That this ends is what is tested.)"""
+    for size in (3000, 1):
+        while log.lost < 20:
+            log.info("x" * size)
+        if size > 1:
+            log.lost = 0
+
+
+def drain(fd: int) -> str:
+    os.set_blocking(fd, False)
+    received = b""
+    with contextlib.suppress(BlockingIOError):
+        while data := os.read(fd, 1 << 16):
+            received += data
+    return received.decode()
+
+
+def pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
+def journal() -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def terminal() -> tuple[int, int]:
+    return pty.openpty()
+
+
+@pytest.mark.parametrize("make", [pipe, journal])
+def test_what_nobody_reads_holds_up_nothing(make: Callable[[], tuple[int, int]]) -> None:
+    """Their files are shared with others, so that O_NONBLOCK is not ours to set."""
+    reader, writer = make()
+    log = Log(writer, "info", "master")
+    fill_up(log)
+    assert os.get_blocking(writer)
+    lost = log.lost
+    assert lost >= 20
+    drain(reader)
+    log.tell_lost()
+    assert log.lost == 0
+    assert f"{lost} records were lost before this one: its reader does not keep up" in drain(reader)
+    log.tell_lost()
+    assert drain(reader) == ""
+    os.close(reader)
+    os.close(writer)
+
+
+def test_trying_to_tell_loses_nothing_more() -> None:
+    reader, writer = os.pipe()
+    log = Log(writer, "info", "master")
+    fill_up(log)
+    lost = log.lost
+    for _ in range(3):
+        log.tell_lost()
+    assert log.lost == lost
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("make", [pipe, terminal])
+def test_a_standard_stream_is_opened_anew(make: Callable[[], tuple[int, int]]) -> None:
+    reader, writer = make()
+    ours = open_stream(writer)
+    log = Log(ours, "info", "master")
+    fill_up(log)
+    assert os.path.sameopenfile(ours, writer)
+    assert not os.get_blocking(ours)
+    assert os.get_blocking(writer)
+    assert not os.get_inheritable(ours)
+    for fd in (ours, writer, reader):
+        os.close(fd)
+
+
+def test_a_file_and_a_socket_are_not_opened_anew(tmp_path: Path) -> None:
+    """They would have a position of their own, and write over each other; or cannot be."""
+    with (tmp_path / "output").open("wb") as file:
+        ours = open_stream(file.fileno())
+        os.write(ours, b"ours\n")
+        os.write(file.fileno(), b"theirs\n")
+        os.close(ours)
+    assert (tmp_path / "output").read_bytes() == b"ours\ntheirs\n"
+    one, other = socket.socketpair()
+    ours = open_stream(one.fileno())
+    os.write(ours, b"x")
+    assert other.recv(10) == b"x"
+    os.close(ours)
+    one.close()
+    other.close()
+
+
+def test_a_fork_does_not_say_what_its_parent_lost() -> None:
+    reader, writer = os.pipe()
+    log = Log(writer, "info", "zygote 1")
+    fill_up(log)
+    log.rename("worker 0")
+    assert log.lost == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_fifo_that_nobody_reads_is_said_at_the_start(tmp_path: Path) -> None:
+    """Rather than wait for a reader without a word."""
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(ConfigError) as caught:
+        open_log(f"{tmp_path}/log")
+    assert caught.value.message == f"cannot open the log {tmp_path}/log: nobody reads this pipe"
 
 
 # ------------------------------------------------------------------------------------------------------- wsgi.errors

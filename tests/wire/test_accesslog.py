@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import pytest
 
 from pyserve.errors import ConfigError
 from pyserve_workers.accesslog import AccessLog
+from support.processes import wait_for
 from wire.loop import Server
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -227,3 +230,30 @@ def test_a_response_that_was_cut_says_so(path: str, sent: int) -> None:
 def test_a_whole_response_is_not_called_cut() -> None:
     assert "cut" not in json.loads(line_of("json"))
     assert line_of("%(X)s", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") == "-"
+
+
+def test_what_nobody_reads_is_dropped_line_by_line() -> None:
+    """A pipe that others have open, too, so without O_NONBLOCK. Whole lines are written, and each lost one is counted."""
+    with Server(app, access_format="%(m)s %(U)s %({X-Filler}i)s") as server, server.connect() as client:
+        log = server.access_log
+        assert log is not None
+        asked = 0
+        while not log.dropped:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"f" * 3000 + b"\r\n\r\n")
+            client.response()
+            asked += 1
+        assert os.get_blocking(server.access_write)
+        assert log.error == errno.EAGAIN
+        os.set_blocking(server.access_read, False)
+        received = b""
+
+        def accounted() -> bool:
+            """The last turn of the loop may not have come to its end when its answers are here."""
+            nonlocal received
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(server.access_read, 1 << 16):
+                    received += data
+            return received.count(b"\n") + log.dropped == asked
+
+        wait_for(accounted)
+        assert set(received.decode().splitlines()) == {"GET / " + "f" * 3000}

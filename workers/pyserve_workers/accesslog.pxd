@@ -39,6 +39,8 @@ cdef class AccessLog:
     cdef readonly str format
     cdef readonly bint wants_response_fields
     cdef readonly uint64_t dropped   # lines that could not be written
+    cdef readonly int error          # errno of the last write; 0: it went well
+    cdef int way                     # see writing.h
 
     cdef log_step *steps
     cdef int step_count
@@ -46,7 +48,6 @@ cdef class AccessLog:
     cdef bint json
     cdef char *data
     cdef size_t length, capacity
-    cdef uint64_t lines              # in the buffer
     cdef bint torn                   # the file's last line is not whole
     cdef bint busy                   # a line is being composed, or the buffer written
     cdef AccessLog twin              # for lines that come meanwhile, from other threads or greenlets
@@ -58,6 +59,8 @@ cdef class AccessLog:
     cdef bint occupy(self) noexcept
     cdef int compose(self, log_entry *entry, bytes response_fields, dict environ) except -1
     cdef void write_out(self) noexcept
+    cdef size_t piece(self, size_t start) noexcept
+    cdef uint64_t lines_from(self, size_t start) noexcept
     cdef int add_step(self, const log_step *step, log_entry *entry, bytes response_fields, dict environ) except -1
     cdef int add_json(self, log_entry *entry, uint64_t wall) except -1
     cdef int room(self, size_t size) except -1

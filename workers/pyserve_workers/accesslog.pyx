@@ -4,14 +4,14 @@
 Formats: "combined" (Apache's), "json" (one object a line), or a text with gunicorn's atoms. No client can forge a
 line: in a text, quotes, backslashes, control characters and bytes beyond ASCII appear as \\xNN; in JSON, as its own
 escapes.
-A log that cannot be written costs its lines, never a request.
+A log that cannot be written, or that nobody reads, costs its lines, never a request.
 """
 
 cimport cython
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
-from posix.unistd cimport getpid, write
+from posix.unistd cimport getpid
 
 from pyserve.errors import ConfigError
 
@@ -23,12 +23,22 @@ cdef extern from "clock.h" nogil:
     void clock_log_date(char *out, uint64_t wall_seconds)
     void clock_iso_date(char *out, uint64_t wall_seconds)
 
+cdef extern from "writing.h" nogil:
+    const size_t WRITING_ATOMIC
+    int WRITING_FILE
+    int writing_way(int fd)
+    ssize_t writing_now(int fd, int way, const void *data, size_t size)
+
 cdef extern from "octets.h" nogil:
     bint octets_equal(const char *data, size_t size, const char *name, size_t name_size)
     size_t octets_decimal(char *out, uint64_t value)
 
 
 COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+
+cdef extern from "<string.h>" nogil:
+    void *memrchr(const void *data, int byte, size_t size)
+
 
 cdef enum:
     WRITE_AT = 32768    # bytes that do not wait for the turn's end
@@ -116,6 +126,7 @@ cdef class AccessLog:
 
     def __init__(self, int fd, str format="combined"):
         self.fd = fd
+        self.way = writing_way(fd)
         self.format = format
         self.json = format == "json"
         self.kept = [] if self.json else compile_format(COMBINED if format == "combined" else format)
@@ -158,18 +169,44 @@ cdef class AccessLog:
         cdef size_t done = 0
         cdef ssize_t n
         while done < self.length:
+            n = self.piece(done)
             with nogil:
-                n = write(self.fd, self.data + done, self.length - done)
+                n = writing_now(self.fd, self.way, self.data + done, n)
             if n < 0 and errno == EINTR:
                 continue
             if n <= 0:
-                self.dropped += self.lines
-                self.torn = done > 0 or self.torn
+                self.error = errno if n < 0 else EAGAIN
+                self.dropped += self.lines_from(done)
+                self.torn = self.data[done - 1] != c"\n" if done else self.torn
                 break
+            self.error = 0
             self.torn = False
             done += n
         self.length = 0
-        self.lines = 0
+
+    cdef size_t piece(self, size_t start) noexcept:
+        """How many bytes from there are written together: into anything but a file, whole lines that stay whole."""
+        cdef size_t size = self.length - start
+        cdef const char *end
+        if self.way == WRITING_FILE or size <= WRITING_ATOMIC:
+            return size
+        end = <const char *>memrchr(self.data + start, c"\n", WRITING_ATOMIC)
+        if end is NULL:   # a line that is longer than that
+            end = <const char *>memchr(self.data + start, c"\n", size)
+        return end + 1 - (self.data + start) if end is not NULL else size
+
+    cdef uint64_t lines_from(self, size_t start) noexcept:
+        """How many lines end there or later."""
+        cdef uint64_t lines = 0
+        cdef const char *at = self.data + start
+        cdef const char *end = self.data + self.length
+        while at < end:
+            at = <const char *>memchr(at, c"\n", end - at)
+            if at is NULL:
+                break
+            lines += 1
+            at += 1
+        return lines
 
     cdef int add(self, log_entry *entry, bytes response_fields, dict environ) except -1:
         """Adds one line. `environ` is None for a request that no app has seen, and `response_fields` unless
@@ -195,7 +232,6 @@ cdef class AccessLog:
         else:
             for i in range(self.step_count):
                 self.add_step(&self.steps[i], entry, response_fields, environ)
-        self.lines += 1
         if self.length > WRITE_AT:
             self.write_out()
         return 0

@@ -16,6 +16,7 @@ from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
 from pyserve_workers.crowd import expired
+from pyserve_workers.losses import AccessLosses
 from pyserve_workers.shedding import Shedding
 from pyserve_workers.system import close
 from pyserve_workers.worker import Worker
@@ -57,6 +58,7 @@ class LoopWorker(Worker):
         )
         self.context.draining_event = self.make_draining_event()
         self.access_log = access_log
+        self.losses = AccessLosses(self.log, access_log)
         self.connections: dict[int, Connection] = {}
         self.interest: dict[int, int] = {}  # what epoll watches for, where it is not EPOLLIN
         self.listeners: dict[int, Listener] = {}
@@ -203,6 +205,8 @@ class LoopWorker(Worker):
             if connection not in self.taken:
                 self.after(connection, connection.expire())
         self.shedding.sweep(now)
+        self.losses.look()
+        self.log.tell_lost()
         if self.state == "draining" and now >= self.linger_until:
             for connection in [c for c in self.connections.values() if c.idle and c not in self.taken]:
                 self.after(connection, connection.retire())

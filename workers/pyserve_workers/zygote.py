@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import gc
 import os
+import select
 import signal
 import sys
 import time
@@ -26,7 +27,7 @@ from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
 from pyserve_workers import hubs
-from pyserve_workers.system import fork, socket, waitpid
+from pyserve_workers.system import fork, poll, socket, waitpid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ OURS = {
     "threads": "pyserve_workers.threads:ThreadsWorker",
     "gevent": "pyserve_workers.geventworker:GeventWorker",
 }
+TELL_LOST_EVERY = 1000  # milliseconds
 COLLECT_EVERY = 100_000  # container objects, while the app is imported
 
 
@@ -141,6 +143,7 @@ class Zygote:
         if not self.load():
             return 0
         while True:
+            self.tell_lost()
             message = self.channel.receive()
             if message is None:
                 return 0
@@ -195,8 +198,7 @@ class Zygote:
             self.refuse(message, "hook", str(error), user_traceback(error.__cause__ or error))
             return None
         hubs.destroy()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         try:
             middle = fork()
         except OSError as error:
@@ -214,6 +216,13 @@ class Zygote:
             self.refuse(message, "app", "fork failed: no more processes, or no memory")
         return None
 
+    def tell_lost(self) -> None:
+        """While the master has nothing to say, and the log had no room for what we said: try again."""
+        heard = poll()
+        heard.register(self.channel.fileno(), select.POLLIN)
+        while self.log.lost and not heard.poll(TELL_LOST_EVERY):
+            self.log.tell_lost()
+
     def refuse(self, message: Message, kind: str, text: str, details: str = "") -> None:
         self.channel.send("SPAWN_FAILED", id=message["id"], kind=kind, message=text, details=details)
 
@@ -226,6 +235,16 @@ class Zygote:
         worker = worker_class(self.generation, channel, message["number"], message["slot"])
         worker.stacks_fd = stacks_fd
         return worker
+
+
+def flush_streams() -> None:
+    """So that a worker does not print again what the import has printed. Not into a pipe that is full: that waits."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the app may have closed or replaced it
+            room = poll()
+            room.register(stream.fileno(), select.POLLOUT)
+            if room.poll(0):
+                stream.flush()
 
 
 def audit() -> str:

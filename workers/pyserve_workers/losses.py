@@ -1,0 +1,37 @@
+"""Says in the error log how many lines of the access log were lost: when that begins, and when it is over."""
+
+from __future__ import annotations
+
+from pyserve.log import why_lost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyserve.log import Log
+    from pyserve_workers.accesslog import AccessLog
+
+
+class AccessLosses:
+    """One worker's; it looks once in a while."""
+
+    def __init__(self, log: Log, access_log: AccessLog | None) -> None:
+        self.log = log
+        self.access_log = access_log
+        self.seen = 0  # of the lines that were dropped
+        self.before = 0  # the same, when this loss began
+        self.losing = False
+
+    def look(self) -> None:
+        access_log = self.access_log
+        if access_log is None or (access_log.dropped == self.seen and not self.losing):
+            return
+        if access_log.dropped > self.seen:
+            if not self.losing:
+                self.losing, self.before = True, self.seen
+                why = why_lost(access_log.error) if access_log.error else "for a moment"
+                self.log.warning(f"the access log cannot be written ({why}): its lines are dropped until it can")
+            self.seen = access_log.dropped
+        elif not access_log.error:
+            self.losing = False
+            number = self.seen - self.before
+            lost = "1 line is" if number == 1 else f"{number} lines are"
+            self.log.warning(f"the access log can be written again; {lost} lost")
