@@ -40,8 +40,10 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "READY": {"seconds": NUMBER, "heartbeat": bool},  # heartbeat: it stores one, whatever its requests do
     "BOOT_FAILED": {"kind": str, "message": str, "details": str},
     "LEAVING": {"cause": str},  # it stops accepting by itself: a TERM sent to it directly
+    "CHECKED": {"status": int, "details": str},  # the answer to a check request, 0: none; what was logged meanwhile
     "BYE": {"cut": int},  # requests that were cut
     # master → worker
+    "CHECK": {},  # answer the check request that the configuration names
     "GO": {},
     "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool},  # deadline: CLOCK_MONOTONIC seconds
     "STACKS": {},  # write into the stack file what no signal handler can find

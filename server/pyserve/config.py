@@ -65,6 +65,7 @@ class Config:
     proc_name: str
     max_crashes: int
     crash_window: float
+    reload_check: str | None
     reload_soak: float
     keep_previous: float
     max_surge: str

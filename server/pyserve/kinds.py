@@ -6,7 +6,7 @@ the caller. What ``show`` returns is what ``from_text`` reads.
 
 from __future__ import annotations
 
-from pyserve import addresses
+from pyserve import addresses, checkurl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -339,6 +339,20 @@ class Bind(Kind):
 
     def from_text(self, text: str) -> str:
         return str(addresses.parse(text))
+
+
+class CheckURL(Kind):
+    """A page of the app itself, as ``checkurl`` reads it."""
+
+    metavar = "URL"
+    expected = 'a path such as "/healthz", or "http://HOST/PATH" (or https) where the app must be asked by its name'
+
+    def from_text(self, text: str) -> str:
+        try:
+            checkurl.parse(text)
+        except ValueError:
+            raise ValueError(f"expected {self.expected}") from None
+        return text
 
 
 class Variable(Kind):

@@ -325,6 +325,9 @@ class Master:
     def do_spawn(self, action: rollout.Spawn) -> None:
         self.population.spawn(action.worker)
 
+    def do_check(self, action: rollout.Check) -> None:
+        self.population.check(action.id)
+
     def do_go(self, action: rollout.Go) -> None:
         self.responder.hush()
         self.population.go(action.id)
@@ -400,6 +403,7 @@ def plan_of(config: Config) -> rollout.Plan:
         target=config.workers,
         max_surge=config.max_surge,
         max_unavailable=config.max_unavailable,
+        check=config.reload_check is not None,
         soak=config.reload_soak,
         keep=config.keep_previous,
     )
@@ -427,6 +431,7 @@ ACTIONS: dict[type, Callable[[Master, Any], None]] = {
     rollout.StartZygote: Master.do_start_zygote,
     rollout.StopZygote: Master.do_stop_zygote,
     rollout.Spawn: Master.do_spawn,
+    rollout.Check: Master.do_check,
     rollout.Go: Master.do_go,
     rollout.Drain: Master.do_drain,
     rollout.Rolled: Master.do_rolled,

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import rollout, zygotes
+from pyserve import checkurl, rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
@@ -163,6 +163,15 @@ class Population:
 
     # Asking.
 
+    def check(self, worker_id: int) -> None:
+        """Have a worker that is ready answer the check request of its configuration."""
+        process = self.workers[worker_id]
+        process.worker = process.worker._replace(state=rollout.CHECKING)
+        process.channel.send("CHECK")
+        timeout = process.config.boot_timeout
+        why = f"reload_check {process.config.reload_check} was not answered within boot_timeout ({timeout:g} s)"
+        process.pressure = Pressure.boot(time.monotonic(), timeout, why)
+
     def go(self, worker_id: int) -> None:
         process = self.workers[worker_id]
         process.worker = process.worker._replace(state=rollout.SERVING)
@@ -299,8 +308,23 @@ class Population:
                 self.log.info(f"{process.name} {why} ({message['cause']}); a replacement starts")
                 self.press_drain(process, time.monotonic() + process.config.graceful_timeout)
                 self.tell(rollout.WorkerLeaving(process.worker.id))
+        elif message.kind == "CHECKED":
+            self.on_checked(process, message["status"], message["details"])
         elif message.kind == "BYE":
             process.cut += message["cut"]
+
+    def on_checked(self, process: WorkerProcess, status: int, details: str) -> None:
+        if process.leaving:
+            return
+        process.pressure = None
+        answered = f"with {status}" if status else "with nothing"
+        text = f"reload_check {process.config.reload_check} was answered {answered}"
+        if checkurl.is_good(status):
+            self.log.info(f"{process.name}: {text}")
+            self.tell(rollout.CheckPassed(process.worker.id))
+        else:
+            self.log.error(f"{process.name}: {text}\n{details}".rstrip())
+            self.tell(rollout.CheckFailed(process.worker.id, text))
 
     def on_hello(self, process: WorkerProcess, pid: int) -> None:
         """Believe a worker's pid only if the kernel says that it is our child, and nobody else's: signals go there."""

@@ -14,6 +14,7 @@ from collections import namedtuple
 from pyserve.kinds import (
     Account,
     Bind,
+    CheckURL,
     Choice,
     Kind,
     LogFile,
@@ -192,6 +193,12 @@ SETTINGS = (
         "The span, in seconds, in which max_crashes are counted.",
     ),
     # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "reload_check", "Reload", ("--reload-check",), Optional(CheckURL()), None,
+        "Page of the application that the first worker of a new generation must answer with 2xx or 3xx, within "
+        "boot_timeout, before anything old is touched: a path, or http://HOST/PATH (or https) for an application that "
+        "answers only to its name. It is asked inside the worker, not over the network.",
+    ),
     Setting(
         "reload_soak", "Reload", ("--reload-soak",), Seconds(zero=True), 5.0,
         "Seconds for which a new generation is watched once all workers are of it. If two of its workers crash until "

@@ -31,6 +31,78 @@ def generation(project: Project, number: int) -> dict[str, Any]:
     return next(each for each in status(project)["generations"] if each["generation"] == number)
 
 
+# The canary's check.
+
+
+HEALTH = """
+answers = wsgi
+
+def wsgi(environ, start_response):
+    if environ["PATH_INFO"] == "/healthz":
+        SAID
+    return answers(environ, start_response)
+"""
+
+
+def with_health(project: Project, said: str) -> None:
+    project.append(HEALTH.replace("SAID", said))
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_canary_that_answers_its_check_badly_changes_nothing(project: Project) -> None:
+    with serving(project, "--workers", "2", "--reload-check", "/healthz") as server:
+        before = server.workers()
+        with_health(project, "raise LookupError('the database has no table')")
+        said = ctl(project, "reload", "--wait", code=1)
+        assert "reload_check /healthz was answered with 500" in said
+        assert "LookupError: the database has no table" in said
+        assert "reload aborted, nothing was changed: generation 1 goes on serving" in said
+        server.wait_for(lambda: server.workers() == before)
+        assert server.get("/").text.startswith("one ")
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_canary_that_answers_its_check_well_is_followed_by_the_others(project: Project) -> None:
+    """Its app is called once, as by a client of the site that the URL names; the first generation is not checked."""
+    url = "https://shop.example/healthz?from=pyserve"
+    with_health(project, "asked(environ)")
+    project.append("""
+def asked(environ):
+    names = ("REQUEST_METHOD", "HTTP_HOST", "wsgi.url_scheme", "PATH_INFO", "QUERY_STRING")
+    with open("asked", "a") as file:
+        print(*(environ[name] for name in names), file=file)
+""")
+    with serving(project, "--workers", "2", "--reload-check", url) as server:
+        assert not (project.folder / "asked").exists()
+        project.replace('"one"', '"two"')
+        with Load(server.url, threads=2) as load:
+            said = ctl(project, "reload", "--wait")
+        assert load.failures == []
+        assert f"reload_check {url} was answered with 200" in said
+        assert server.get("/").text.startswith("two ")
+        assert (project.folder / "asked").read_text() == "GET shop.example https /healthz from=pyserve\n"
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_canary_that_hangs_in_its_check_is_given_up_after_the_boot_timeout(project: Project) -> None:
+    with serving(project, "--workers", "1", "--reload-check", "/healthz", "--boot-timeout", "2") as server:
+        with_health(project, "time.sleep(600)")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload aborted, nothing was changed: .*reload_check /healthz was not answered within")
+        assert server.get("/").text.startswith("one ")
+
+
+def test_a_canary_that_dies_in_its_check_changes_nothing(project: Project) -> None:
+    with serving(project, "--workers", "1", "--reload-check", "/healthz") as server:
+        with_health(project, "os._exit(9)")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload aborted, nothing was changed: .*a worker exited with code 9")
+        assert server.get("/").text.startswith("one ")
+
+
+# The soak.
+
+
 @pytest.mark.usefixtures("worker_class")
 def test_code_that_crashes_two_seconds_after_it_is_ready_is_rolled_back(project: Project) -> None:
     with serving(project, "--workers", "2", "--reload-soak", "60") as server:
@@ -92,6 +164,9 @@ def test_a_term_in_the_soak_ends_all_generations(project: Project) -> None:
         assert server.wait() == 0
 
 
+# The way back.
+
+
 @pytest.mark.usefixtures("worker_class")
 def test_rollback_brings_the_code_of_before_back_without_a_lost_request(project: Project) -> None:
     with serving(project, "--workers", "2", "--reload-soak", "0") as server:
@@ -149,6 +224,9 @@ def test_rollback_is_refused_when_nothing_is_there_to_come_back(project: Project
         server.wait_for(lambda: len(server.zygotes()) == 1)
         assert "each stays for keep_previous (1 s) at most" in ctl(project, "rollback", code=1)
         assert [each["generation"] for each in status(project)["generations"]] == [2]
+
+
+# How many at a time.
 
 
 def test_percentages_bound_how_many_workers_there_are(project: Project) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pyserve.kinds import (
     Account,
     Bind,
+    CheckURL,
     Choice,
     Kind,
     LogFile,
@@ -25,6 +26,9 @@ from pyserve.kinds import (
     quoted,
 )
 
+CHECK_URL = (
+    'expected a path such as "/healthz", or "http://HOST/PATH" (or https) where the app must be asked by its name'
+)
 SHARE = 'expected a whole number or a percentage such as "25%"'
 TIME = "expected seconds, or a number with ms, s, m, h or d"
 SIZE = "expected bytes, or a number with K, M, G or T (also KiB ...)"
@@ -43,6 +47,8 @@ PRELOAD = Choice(("auto", "always", "never"), yes="always", no="never")
         (Optional(Path()), "/x", "/x"),
         (Whole(1, 9), "4", 4),
         (Share(9), "4", "4"),
+        (CheckURL(), "/healthz?deep=1", "/healthz?deep=1"),
+        (CheckURL(), "https://shop.example:8443/", "https://shop.example:8443/"),
         (Share(9), " 025% ", "25%"),
         (Share(9), "0", "0"),
         (Whole(1, 9), " 4 ", 4),
@@ -136,6 +142,8 @@ def test_toml_is_read(kind: Kind, raw: Any, value: Any) -> None:
         (Whole(1, 9), "٤", "expected a whole number"),
         (Whole(1, 9), "0", "must be 1 to 9"),
         (Whole(1, 9), "-1", "must be 1 to 9"),
+        (CheckURL(), "healthz", CHECK_URL),
+        (CheckURL(), "https://shop.example", CHECK_URL),
         (Share(9), "", SHARE),
         (Share(9), "a few", SHARE),
         (Share(9), "-1", SHARE),

@@ -129,6 +129,11 @@ class LoopWorker(Worker):
                 self.epoll.modify(fd, wanted)
                 self.interest[fd] = wanted
 
+    def take_in(self, fd: int) -> None:
+        about = self.generation.listeners[0]
+        listener = Listener("http", about["server_name"], about["server_port"])
+        self.keep(Connection(self.context, fd, listener))
+
     # Accepting.
 
     def take(self, listener_fd: int) -> None:

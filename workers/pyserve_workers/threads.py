@@ -180,6 +180,10 @@ class ThreadsWorker(LoopWorker):
         finally:
             self.tables.acquire()
 
+    def take_in(self, fd: int) -> None:
+        with self.tables:
+            super().take_in(fd)
+
     def stop_accepting(self) -> None:
         with self.tables:
             super().stop_accepting()

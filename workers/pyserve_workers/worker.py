@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pyserve.channel import Channel, Message
+    from pyserve_workers.check import Check
     from pyserve_workers.zygote import Generation
 
 TRANSITIONS = {
@@ -74,6 +75,7 @@ class Worker(ABC):
         self.ears.register(self.wake, select.POLLIN)
         self.ears.register(channel.fileno(), select.POLLIN)
         self.errors = ErrorStream(self.log)
+        self.check: Check | None = None  # the one under way
 
     # What a class implements.
 
@@ -97,6 +99,10 @@ class Worker(ABC):
     @abstractmethod
     def in_app(self) -> bool:
         """May this process's main thread be running the app's code now?"""
+
+    def take_in(self, fd: int) -> None:
+        """Serve a connection that no listener gave, and own its descriptor."""
+        raise NotImplementedError(f"{type(self).__name__} serves only what it has accepted itself")
 
     # Its life.
 
@@ -206,6 +212,8 @@ class Worker(ABC):
                     self.log.error(f"a message of the master was lost: {error}")
                 else:
                     self.obey(message)
+        if self.check is not None and self.check.is_over():
+            self.tell_check(self.check)
 
     def told_to_leave(self) -> bool:
         """Is a TERM or a DRAIN the next thing that control() will hear?"""
@@ -218,6 +226,8 @@ class Worker(ABC):
         elif message.kind == "GO" and self.state == "ready":
             self.become("serving")
             self.listen()
+        elif message.kind == "CHECK" and self.state == "ready":
+            self.begin_check()
         elif message.kind == "DRAIN":
             if self.state != "draining":
                 self.drain(message["cause"], message["deadline"], final=message["final"])
@@ -227,6 +237,24 @@ class Worker(ABC):
         elif message.kind == "REOPEN":
             take_over(message.fds, self.generation.log_fds)
             message.close()
+
+    def begin_check(self) -> None:
+        from pyserve_workers.check import Check
+
+        self.check = Check(self.config.reload_check or "", self.log)
+        self.epoll.register(self.check.fd, select.EPOLLIN)
+        try:
+            self.take_in(self.check.server_fd)
+        except NotImplementedError as error:
+            self.log.error(str(error))
+            self.tell_check(self.check)
+
+    def tell_check(self, check: Check) -> None:
+        self.check = None
+        self.epoll.unregister(check.fd)
+        status, details = check.close()
+        if not self.orphaned:
+            self.channel.send("CHECKED", status=status, details=details)
 
     def master_lost(self) -> None:
         if self.orphaned:
