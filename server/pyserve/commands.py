@@ -13,6 +13,7 @@ import time
 
 from pyserve import rollout, status
 from pyserve.children import STACKS
+from pyserve.recycling import resident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ ALL = -1  # instead of a worker's number
 STACKS_TICK = 0.02  # seconds between looks at stacks that are being written
 STACKS_LIMIT = 5.0  # seconds that a worker has to write them: it may have to wait for a processor
 STACKS_EXTRA = 1.0  # seconds more for what only the worker's own loop knows
-PAGE = os.sysconf("SC_PAGE_SIZE")
 PROCESS_STATES = {"T": "it is stopped", "t": "it is being traced", "D": "it waits for a device", "Z": "it has ended"}
 
 
@@ -80,15 +80,6 @@ def whole_status(master: Master) -> dict[str, Any]:
         "workers": workers,
         "totals": status.totals(workers),
     }
-
-
-def resident(pid: int) -> int:
-    """Bytes of a process in memory, shared ones included; 0 if that cannot be known."""
-    try:
-        with open(f"/proc/{pid}/statm") as statm:
-            return int(statm.read().split()[1]) * PAGE
-    except (OSError, IndexError):
-        return 0
 
 
 # reload and rollback

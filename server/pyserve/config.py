@@ -65,6 +65,10 @@ class Config:
     proc_name: str
     max_crashes: int
     crash_window: float
+    max_requests: int
+    max_requests_jitter: int
+    max_memory: int
+    max_lifetime: float
     reload_check: str | None
     reload_soak: float
     keep_previous: float

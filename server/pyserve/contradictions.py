@@ -108,6 +108,8 @@ def warnings(given: Mapping[str, Given]) -> list[str]:
             f"{said(given, 'limit_connections')} may need {needed} descriptors, and a worker may open {allowed}: "
             f"beyond them clients are answered with 503, and large bodies cannot be spooled"
         )
+    if given["max_requests_jitter"].value and not given["max_requests"].value:
+        lines.append(f"{said(given, 'max_requests_jitter')} does nothing: max_requests is not set")
     if given["threads"].value > 1 and given["worker_class"].value != "threads":
         lines.append(f"{said(given, 'threads')} does nothing: {said(given, 'worker_class')}")
     return lines

@@ -17,8 +17,6 @@ OPTIONS = {
     "-R": "not available: the application's output always goes where pyserve's does",
     "--enable-stdio-inheritance": "not available: the application's output always goes where pyserve's does",
     "--capture-output": f"{LATER}; the application's output goes where pyserve's standard error goes",
-    "--max-requests": LATER,
-    "--max-requests-jitter": LATER,
     "--reload": f"{LATER}; send SIGHUP to load changed code",
     "--reload-engine": f"{LATER}; send SIGHUP to load changed code",
     "--reload-extra-file": f"{LATER}; send SIGHUP to load changed code",

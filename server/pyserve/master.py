@@ -16,6 +16,7 @@ from pyserve import descriptors, linux, listeners, rollout, shutdown
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.notify import Notifier
 from pyserve.population import Population, count
+from pyserve.recycling import Recycling
 from pyserve.responder import Responder
 from pyserve.scoreboard import SLOTS
 from pyserve.suspension import Suspension
@@ -61,6 +62,7 @@ class Master:
         self.epoll = select.epoll()
         self.population = Population(opened, logs, scoreboard, first, self.epoll, self.tell)
         self.responder = Responder(self.population)
+        self.recycling = Recycling(self.population.workers, self.tell, self.log)
         self.state = rollout.State(plan_of(config), crash_window=config.crash_window, max_crashes=config.max_crashes)
         self.signals: list[int] = []
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -83,6 +85,7 @@ class Master:
             self.take_signals()
             self.population.reap()
             self.population.press()
+            self.recycling.turn(time.monotonic())
             self.go_on_stopping()
             self.tell(rollout.Tick(time.monotonic()))
             self.responder.turn(self.state, self.config, self.shutdown.deadline)

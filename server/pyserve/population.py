@@ -18,7 +18,7 @@ from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, Respo
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.oom import OomKills
-from pyserve.scoreboard import SLOTS, STATES
+from pyserve.scoreboard import STATES, free_slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,16 +134,15 @@ class Population:
 
     def spawn(self, worker: rollout.Worker) -> None:
         zygote = next(z for z in self.zygotes if z.generation == worker.generation and not z.stopping)
-        taken = {process.slot_index for process in self.workers.values()}
-        index = next(i for i in range(SLOTS) if i not in taken)
-        slot = self.scoreboard.slot(index)
-        slot.clear()
         try:
+            index = free_slot({process.slot_index for process in self.workers.values()})
             channel, theirs = Channel.pair()
         except OSError as error:
             self.log.error(f"worker {worker.number} cannot be started: {error.strerror}")
             self.news.append(rollout.WorkerGone(worker.id, str(error), time.monotonic()))
             return
+        slot = self.scoreboard.slot(index)
+        slot.clear()
         process = WorkerProcess(worker, zygote.config, channel, index, slot)
         timeout = process.config.boot_timeout
         process.pressure = Pressure.boot(

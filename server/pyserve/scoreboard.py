@@ -6,9 +6,14 @@ master reads. No message and no lock is spent on a request.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 SLOT_SIZE = 1024
 SLOTS = 1024
@@ -50,6 +55,14 @@ for _name, _count in FIELDS:
     OFFSETS[_name] = _offset
     _offset += _count * WORD
 OFFSETS["request_line"] = _offset
+
+
+def free_slot(taken: Collection[int]) -> int:
+    """A slot for another worker; the last one is the responder's. OSError if so many workers are there, or leaving."""
+    free = next((index for index in range(SLOTS - 1) if index not in taken), None)
+    if free is None:
+        raise OSError(errno.EAGAIN, f"{SLOTS - 1} others are there or still leaving")
+    return free
 
 
 class Slot:

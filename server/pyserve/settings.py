@@ -194,6 +194,27 @@ SETTINGS = (
     ),
     # ------------------------------------------------------------------------------------------------------------
     Setting(
+        "max_requests", "Recycling", ("--max-requests",), Whole(0, 1_000_000_000), 0,
+        "Requests after which a worker is replaced by a fresh one, which serves before it leaves. The count is looked "
+        "at once a second, so some more are answered. 0: no limit. Set it when the application leaks a little.",
+    ),
+    Setting(
+        "max_requests_jitter", "Recycling", ("--max-requests-jitter",), Whole(0, 1_000_000_000), 0,
+        "Up to so many requests, at random, are added to max_requests for each worker: not all are then due at once.",
+    ),
+    Setting(
+        "max_memory", "Recycling", ("--max-memory",), Size(0), 0,
+        "Resident memory, in bytes, with which a worker is replaced by a fresh one, which serves before it leaves. "
+        "Pages that workers share count for each. A worker that grows past twice as much within a request is killed at "
+        "once. 0: no limit.",
+    ),
+    Setting(
+        "max_lifetime", "Recycling", ("--max-lifetime",), Seconds(zero=True), 0.0,
+        "Seconds after which a worker is replaced by a fresh one, which serves before it leaves; up to a tenth more, "
+        "at random, so that not all are due at once. 0: no limit.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
         "reload_check", "Reload", ("--reload-check",), Optional(CheckURL()), None,
         "Page of the application that the first worker of a new generation must answer with 2xx or 3xx, within "
         "boot_timeout, before anything old is touched: a path, or http://HOST/PATH (or https) for an application that "

@@ -39,6 +39,10 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "proc_name": [("a", "a"), ("b", "b"), ('"c"', "c")],
     "max_crashes": [("1", 1), ("2", 2), ("3", 3)],
     "crash_window": [("1", 1.0), ("2m", 120.0), ("3.5", 3.5)],
+    "max_requests": [("0", 0), ("1000", 1000), ("7", 7)],
+    "max_requests_jitter": [("0", 0), ("50", 50), ("7", 7)],
+    "max_memory": [("0", 0), ("512M", 512 << 20), ('"1GiB"', 1 << 30)],
+    "max_lifetime": [("0", 0.0), ("1d", 86400.0), ('"12h"', 43200.0)],
     "reload_check": [("/a", "/a"), ("http://b/", "http://b/"), ('"/c"', "/c")],
     "reload_soak": [("0", 0.0), ("10", 10.0), ("2.5", 2.5)],
     "keep_previous": [("0", 0.0), ("10m", 600.0), ('"1h"', 3600.0)],
@@ -240,7 +244,7 @@ def test_no_application(cwd: str) -> None:
         ('keep-alive = 5', 'pyserve.toml line 1: no setting is called "keep-alive", did you mean "keep_alive"?'),
         ('colour = 5', 'pyserve.toml line 1: no setting is called "colour"'),
         ('errorlog = "-"', 'pyserve.toml line 1: no setting is called "errorlog", did you mean "error_logfile"?'),
-        ('max_requests = 5', 'pyserve.toml line 1: max_requests is not available in this version'),
+        ('proxy_protocol = 5', 'pyserve.toml line 1: proxy_protocol is not available in this version'),
         ('workers = "4"', 'pyserve.toml line 1: workers = "4": expected a whole number, without quotes'),
         ('workers = true', 'pyserve.toml line 1: workers = true: expected a whole number'),
         ('workers = 0', 'pyserve.toml line 1: workers = 0: must be 1 to 512'),
@@ -430,6 +434,9 @@ def test_settings_that_act_on_nothing_are_warned_of(cwd: str) -> None:
     assert found.warnings == [
         "access_logformat = json (--access-logformat) does nothing: access_logfile is not set",
         "socket_mode = 600 (--socket-mode) does nothing: no unix socket is bound",
+    ]
+    assert load({**CLI, "max_requests_jitter": "9"}, {}, cwd).warnings == [
+        "max_requests_jitter = 9 (--max-requests-jitter) does nothing: max_requests is not set"
     ]
     assert load({**CLI, "access_logformat": "json", "access_logfile": "-"}, {}, cwd).warnings == []
     assert load({**CLI, "socket_mode": "600", "bind": "unix:/x"}, {}, cwd).warnings == []

@@ -38,7 +38,7 @@ from pyserve.rollout import (
     WorkerLeaving,
     way_back,
 )
-from support.rollout_world import World
+from support.rollout_world import WORN, World
 
 PICK = st.integers(0, 1000)  # one of what there is
 SHARES = st.sampled_from([("1", "0"), ("0", "1"), ("2", "0"), ("1", "1"), ("0%", "30%"), ("50%", "50%"), ("100%", "0")])
@@ -123,6 +123,11 @@ class Interleavings(RuleBasedStateMachine):
     @rule(which=PICK)
     def worker_crashes(self, which: int) -> None:
         self.world.gone(self.pick(self.world.serving(), which))
+
+    @precondition(lambda self: self.world.serving())
+    @rule(which=PICK, cause=st.sampled_from(WORN))
+    def worker_is_worn(self, which: int, cause: str) -> None:
+        self.world.worn(self.pick(self.world.serving(), which), cause)
 
     @precondition(lambda self: self.world.living())
     @rule(which=PICK)

@@ -19,6 +19,7 @@ from pyserve.scoreboard import (
     WORD,
     Scoreboard,
     Slot,
+    free_slot,
 )
 
 HEADER = Path(pyserve.scoreboard.__file__).with_name("scoreboard.h")
@@ -137,3 +138,10 @@ def test_what_a_child_writes_is_seen_here(scoreboard: Scoreboard) -> None:
 def test_memory_is_taken_only_for_slots_that_were_touched(scoreboard: Scoreboard) -> None:
     scoreboard.slot(0).set("pid", 1)
     assert os.fstat(scoreboard.fd).st_blocks * 512 < SLOT_SIZE * SLOTS / 8
+
+
+def test_a_free_slot_is_found_until_there_is_none_and_the_last_is_not_a_workers() -> None:
+    assert free_slot({0, 1, 3}) == 2
+    assert free_slot(range(SLOTS - 2)) == SLOTS - 2
+    with pytest.raises(OSError, match="1023 others are there or still leaving"):
+        free_slot(range(SLOTS - 1))

@@ -54,6 +54,7 @@ from pyserve.rollout import (
     WorkerGone,
     WorkerLeaving,
     WorkerReady,
+    Worn,
     ZygoteGone,
     backoff,
     fewest,
@@ -61,6 +62,8 @@ from pyserve.rollout import (
     surge,
     way_back,
 )
+
+WORN = ("max_requests", "max_memory", "max_lifetime")
 
 # No soak: a generation is committed when its roll is over. The tests of the soak have their own plans.
 PLAN = Plan(target=2, soak=0.0)
@@ -117,6 +120,8 @@ class World:
             self.zygotes.pop(event.generation, None)
         elif isinstance(event, WorkerLeaving) and event.id in self.workers:
             self.workers[event.id] = self.workers[event.id]._replace(state=DRAINING)
+        elif isinstance(event, Worn) and event.id in self.serving() and not self.workers[event.id].worn:
+            self.workers[event.id] = self.workers[event.id]._replace(worn=event.cause)
         elif isinstance(event, WorkerGone):
             self.workers.pop(event.id, None)
 
@@ -139,7 +144,8 @@ class World:
         assert self.state.phase != STOPPING
         assert self.zygotes[worker.generation] == READY, "only a zygote that has loaded can fork"
         assert worker.id not in self.workers
-        assert worker.number not in {w.number for w in self.living() if w.generation == worker.generation}
+        others = [w for w in self.living() if w.generation == worker.generation and not w.worn]
+        assert worker.number not in {w.number for w in others}
         assert worker.state == BOOTING
         self.workers[worker.id] = worker
 
@@ -172,6 +178,10 @@ class World:
             assert worker.generation < max(self.state.next, self.state.good), "the new generation is in its roll"
         elif action.cause == "roll back":
             assert worker.generation != self.state.next or worker.generation > self.committed
+        elif action.cause in WORN:
+            assert worker.worn == action.cause
+            assert len(self.serving()) >= self.state.plan.target or not surge(self.state.plan), "a fresh one serves"
+            assert self.before.phase not in (CANARY, ROLLING) or self.state.phase not in (CANARY, ROLLING)
         else:
             assert action.cause == "scale down"
             assert isinstance(self.event, Scale) or self.before.plan != self.state.plan or worker.state != SERVING
@@ -229,6 +239,9 @@ class World:
     def ready(self, worker: int) -> list[Action]:
         return self.tell(WorkerReady(worker))
 
+    def worn(self, worker: int, cause: str = "max_requests") -> list[Action]:
+        return self.tell(Worn(worker, cause))
+
     def passes(self, worker: int) -> list[Action]:
         return self.tell(CheckPassed(worker))
 
@@ -275,6 +288,7 @@ class World:
         state = self.state
         assert (state.phase, state.next, state.queued) == (STABLE, 0, None)
         assert len(self.workers) == len(self.serving()) == state.plan.target
+        assert not any(worker.worn for worker in self.workers.values())
         assert {worker.generation for worker in self.workers.values()} == {self.committed} == {state.good}
         assert len({worker.number for worker in self.workers.values()}) == state.plan.target
         assert self.zygotes == {number: READY for number in (state.previous, self.committed) if number}

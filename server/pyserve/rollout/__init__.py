@@ -16,6 +16,9 @@ old generation's zygote is still there, and the new workers are replaced as the 
 after the commit; somebody who wants it back then has it rolled out as a new one is, from CANARY on. What the next
 generation's plan says holds from its ROLLING on.
 
+A worker that has reached a limit of its use is worn: a fresh one takes its place, one at a time, except in CANARY and
+ROLLING, when the room is the reload's.
+
 state.py has the records and the table of phases, handlers.py what each event means, failure.py what failures lead to,
 reconcile.py the rules that lead from what there is to what there should be.
 """
@@ -53,6 +56,7 @@ from pyserve.rollout.events import (
     WorkerGone,
     WorkerLeaving,
     WorkerReady,
+    Worn,
     ZygoteGone,
 )
 from pyserve.rollout.failure import BACKOFF_LIMIT, FAILURES_TO_ROLL_BACK, backoff
@@ -138,6 +142,7 @@ __all__ = [
     "WorkerGone",
     "WorkerLeaving",
     "WorkerReady",
+    "Worn",
     "ZygoteGone",
     "backoff",
     "due",

@@ -67,6 +67,13 @@ class WorkerLeaving(NamedTuple):
     id: int
 
 
+class Worn(NamedTuple):
+    """A worker has reached a limit of its use; ``cause`` is which."""
+
+    id: int
+    cause: str
+
+
 class WorkerGone(NamedTuple):
     """A worker's process has ended. ``reason`` is how; it matters only if nobody asked it to."""
 
@@ -98,6 +105,7 @@ Event = (
     | CheckPassed
     | CheckFailed
     | WorkerLeaving
+    | Worn
     | WorkerGone
     | Scale
     | Stop

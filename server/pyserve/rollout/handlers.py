@@ -127,6 +127,13 @@ def worker_leaving(state: State, event: events.WorkerLeaving) -> tuple[State, li
     return with_worker(state, worker._replace(state=DRAINING)), []
 
 
+def worn(state: State, event: events.Worn) -> tuple[State, list[Action]]:
+    worker = find(state, event.id)
+    if worker is None or worker.state != SERVING or worker.worn:
+        return state, []
+    return with_worker(state, worker._replace(worn=event.cause)), []
+
+
 def worker_gone(state: State, event: events.WorkerGone) -> tuple[State, list[Action]]:
     worker = find(state, event.id)
     if worker is None:
@@ -175,6 +182,7 @@ HANDLERS: dict[type, Callable[[State, Any], tuple[State, list[Action]]]] = {
     events.CheckPassed: check_passed,
     events.CheckFailed: check_failed,
     events.WorkerLeaving: worker_leaving,
+    events.Worn: worn,
     events.WorkerGone: worker_gone,
     events.Scale: scale,
     events.Stop: stop_all,

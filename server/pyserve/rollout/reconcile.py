@@ -24,9 +24,11 @@ from pyserve.rollout.state import (
     fewest,
     goal,
     living,
+    outgoing,
     serving,
     settled,
     surge,
+    wanted,
     with_worker,
     with_zygote,
     without_generation,
@@ -95,8 +97,7 @@ def canary_is_missing(state: State) -> bool:
 
 
 def spawn(state: State) -> tuple[State, list[Action]]:
-    there = living(state)
-    ours = [worker for worker in there if worker.generation == goal(state)]
+    there, ours = living(state), wanted(state)
     limit = state.plan.target + (surge(state.plan) if len(ours) < len(there) else 0)
     crashing = bool(state.crashes) and state.now < state.retry_at
     if len(ours) < state.plan.target and len(there) < limit and not crashing:
@@ -107,7 +108,8 @@ def spawn(state: State) -> tuple[State, list[Action]]:
 def spawn_one(state: State, generation: int) -> tuple[State, list[Action]]:
     if zygote(state, generation) != READY:
         return state, []
-    taken = {worker.number for worker in living(state) if worker.generation == generation}
+    out = outgoing(state)
+    taken = {worker.number for worker in living(state) if worker.generation == generation and worker != out}
     number = next(n for n in range(len(taken) + 1) if n not in taken)
     worker = Worker(state.last_id + 1, number, generation)
     return state._replace(last_id=worker.id, workers=(*state.workers, worker)), [Spawn(worker)]
@@ -126,6 +128,15 @@ def retire(state: State) -> tuple[State, list[Action]]:
     return state, []
 
 
+def replace_worn(state: State) -> tuple[State, list[Action]]:
+    """The fresh worker serves before the worn one leaves, unless there may be none above the target."""
+    out = outgoing(state)
+    enough = state.plan.target if surge(state.plan) else fewest(state)
+    if out is not None and serving(state) > enough:
+        return drain(state, out, out.worn)
+    return state, []
+
+
 def make_room(state: State) -> tuple[State, list[Action]]:
     """Where there may be none above the target, the canary takes the place of a worker that serves."""
     others = [worker for worker in living(state) if worker.generation != state.next]
@@ -139,8 +150,7 @@ def make_room(state: State) -> tuple[State, list[Action]]:
 
 def trim(state: State) -> tuple[State, list[Action]]:
     """Drain a worker that is too many: those that serve no one yet first, and then the highest numbers."""
-    there = living(state)
-    ours = [worker for worker in there if worker.generation == goal(state)]
+    there, ours = living(state), wanted(state)
     if len(ours) > state.plan.target:
         return drain(state, max(ours, key=lambda w: (w.state != SERVING, w.number)), "scale down")
     booting = [worker for worker in there if worker.state != SERVING]
@@ -186,4 +196,15 @@ def reload_again(state: State) -> tuple[State, list[Action]]:
     return state, []
 
 
-RULES = (retry_zygotes, forget_previous, spawn_canary, spawn, retire, make_room, trim, finish, reload_again)
+RULES = (
+    retry_zygotes,
+    forget_previous,
+    spawn_canary,
+    spawn,
+    retire,
+    replace_worn,
+    make_room,
+    trim,
+    finish,
+    reload_again,
+)

@@ -55,6 +55,7 @@ class Worker(NamedTuple):
     number: int  # 0 … target - 1, as in its title; a replacement takes over the number
     generation: int
     state: str = BOOTING
+    worn: str = ""  # the limit that it has reached: a fresh one is to take its place
 
 
 class Generation(NamedTuple):
@@ -141,6 +142,20 @@ def due(state: State) -> float:
 
 def living(state: State) -> list[Worker]:
     return [worker for worker in state.workers if worker.state != DRAINING]
+
+
+def outgoing(state: State) -> Worker | None:
+    """The worn worker whose place a fresh one takes now: one at a time, and none while a reload wants the same room."""
+    if state.phase in (CANARY, ROLLING):
+        return None
+    worn = (w for w in state.workers if w.worn and w.state == SERVING and w.generation == goal(state))
+    return next(worn, None)
+
+
+def wanted(state: State) -> list[Worker]:
+    """Those of the workers that count for the target."""
+    out = outgoing(state)
+    return [worker for worker in living(state) if worker.generation == goal(state) and worker != out]
 
 
 def serving(state: State) -> int:
