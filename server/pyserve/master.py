@@ -214,6 +214,7 @@ class Master:
         if generation == self.state.previous:
             self.reload_began = time.monotonic()
             self.log.info(f"rollback: generation {generation} comes back")
+            self.warn_of_late_import(generation)
             self.notifier.reloading()
         self.tell(rollout.Rollback())
         return generation
@@ -362,7 +363,16 @@ class Master:
         self.log.error(
             f"{what} {how}: generation {action.good} goes on serving. Generation {action.generation}: {action.reason}"
         )
+        if action.rolled_back:
+            self.warn_of_late_import(action.good)
         self.done(f"generation {action.good}; the {what} to generation {action.generation} failed")
+
+    def warn_of_late_import(self, generation: int) -> None:
+        if not self.population.is_preloaded(generation):
+            self.log.warning(
+                f"generation {generation} is not preloaded: its new workers import what its folder holds now. Releases "
+                "in folders of their own, with chdir a link to the current one, keep their code"
+            )
 
     def configure(self, config: Config) -> None:
         """The master itself goes by the configuration of the generation that serves."""

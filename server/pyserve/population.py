@@ -132,6 +132,10 @@ class Population:
         zygote.stopping = True
         zygote.signal(signal.SIGKILL)
 
+    def is_preloaded(self, generation: int) -> bool:
+        """Has its zygote the app's code in memory? Else each of its workers imports what it finds."""
+        return all(zygote.preload != "never" for zygote in self.zygotes if zygote.generation == generation)
+
     def spawn(self, worker: rollout.Worker) -> None:
         zygote = next(z for z in self.zygotes if z.generation == worker.generation and not z.stopping)
         try:

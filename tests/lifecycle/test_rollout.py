@@ -191,6 +191,31 @@ def test_rollback_brings_the_code_of_before_back_without_a_lost_request(project:
         assert server.get("/").text.startswith("three, never deployed ")
 
 
+THREAD = """
+import threading
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+"""
+
+
+def test_rollback_of_releases_in_folders_of_their_own_needs_no_preload(project: Project) -> None:
+    """An import that starts a thread is not preloaded; each worker imports from the folder that "current" named once."""
+    project.append(THREAD)
+    for name in ("one", "two"):
+        (project.folder / name).mkdir()
+        (project.folder / name / "app.py").write_text(project.app.read_text().replace('"one"', f'"{name}"'))
+    current = project.folder / "current"
+    current.symlink_to("one")
+    places = ("--chdir", "current", "--control-socket", str(project.folder / "pyserve.ctl"))
+    with serving(project, "--workers", "1", "--reload-soak", "0", *places) as server:
+        current.unlink()
+        current.symlink_to("two")
+        ctl(project, "reload", "--wait")
+        assert server.get("/").text.startswith("two ")
+        said = ctl(project, "rollback", "--wait")
+        assert "generation 1 is not preloaded: its new workers import what its folder holds now" in said
+        assert server.get("/").text.startswith("one ")
+
+
 def test_rollback_takes_the_configuration_of_before_too(project: Project) -> None:
     with serving(project, "--reload-soak", "0") as server:
         settings = project.folder / "pyserve.toml"
