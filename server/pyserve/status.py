@@ -5,6 +5,7 @@ Times are seconds, sizes are bytes.
 
 from __future__ import annotations
 
+from pyserve.rollout import SOAKING
 from pyserve.scoreboard import STATUS_CLASSES
 
 TYPE_CHECKING = False
@@ -37,11 +38,12 @@ def of_worker(worker: Worker, pid: int, leaving: str, slot: Slot, now: int) -> d
 def of_generations(state: State, zygotes: dict[int, tuple[int, int]]) -> list[dict[str, Any]]:
     """Every generation that has a worker or a zygote. ``zygotes``: generation → (pid, rss)."""
     known = {generation.number: generation.zygote for generation in state.generations}
+    roles = {state.next: SOAKING} if state.phase == SOAKING else {state.good: "serving", state.next: "next"}
     numbers = sorted({*known, *zygotes, *(worker.generation for worker in state.workers)})
     found = []
     for number in numbers:
         pid, rss = zygotes.get(number, (0, 0))
-        role = "serving" if number == state.good else "next" if number == state.next else "previous"
+        role = roles.get(number, "previous")
         workers = sum(worker.generation == number for worker in state.workers)
         found.append(
             {

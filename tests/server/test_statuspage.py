@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyserve import status, statuspage
-from pyserve.rollout import DRAINING, READY, ROLLING, SERVING, Generation, Plan, State, Worker
+from pyserve.rollout import DRAINING, READY, ROLLING, SERVING, SOAKING, Generation, Plan, State, Worker
 from pyserve.scoreboard import OFFSETS, SLOT_SIZE, Slot
 
 NOW = 100_000_000_000  # ns
@@ -48,6 +48,13 @@ def test_generations_with_a_zygote_or_a_worker() -> None:
         (2, "serving", 1, "ready", 20),
         (3, "next", 1, "ready", 30),
     ]
+
+
+def test_generation_that_is_watched_serves_and_the_one_before_does_not() -> None:
+    workers = (Worker(2, 0, 2, SERVING),)
+    loaded = (Generation(1, Plan(), READY), Generation(2, Plan(), READY))
+    told = status.of_generations(State(phase=SOAKING, good=1, next=2, workers=workers, generations=loaded), {})
+    assert [(each["generation"], each["role"]) for each in told] == [(1, "previous"), (2, "soaking")]
 
 
 def test_totals() -> None:
