@@ -26,7 +26,6 @@ cdef class Connection(Client):
     cdef int begin(self, Context context, int fd, object listener) except -1
     cdef int step_serve(self) except -1
     cdef bint is_flushing(self) noexcept
-    cdef Outbox bunched(self)
     cdef bint is_pending(self) noexcept
     cdef int step_receive(self) except -1
     cdef int advance(self) except -1

@@ -187,10 +187,6 @@ cdef class Connection(Client):
     cdef bint is_flushing(self) noexcept:
         return self.state == S_FLUSH
 
-    cdef Outbox bunched(self):
-        """The outbox, if the kernel holds back what it has sent."""
-        return self.outbox if self.outbox.corked and self.state != S_CLOSED and self.remote_addr is not None else None
-
     cdef bint is_pending(self) noexcept:
         return self.state == S_READY
 
@@ -397,6 +393,7 @@ cdef class Connection(Client):
             method = self.inbox.data + self.inbox.start + head.method.offset
             head_request = head.method.length == 4 and memcmp(method, b"HEAD", 4) == 0
         self.response.begin(self.context, self.outbox, http11, head_request, keep_alive)
+        self.outbox.bunch = self.context.bunch.is_worth() and self.remote_addr is not None
         return 0
 
     cdef bint response_is_kept(self) noexcept:

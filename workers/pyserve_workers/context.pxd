@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
 
 from pyserve_workers.accesslog cimport AccessLog
+from pyserve_workers.bunch cimport Bunch
 from pyserve_workers.http1 cimport h1_head, h1_limits, h1_memory
 from pyserve_workers.seenhead cimport SeenHead
 
@@ -48,9 +49,8 @@ cdef class Context:
     cdef readonly bint multiprocess
     cdef readonly bint concurrent
 
-    cdef bint more_ready            # other connections of this turn wait to be served
+    cdef readonly Bunch bunch
     cdef uint64_t left              # when the latest request left the app, monotonic ns
-    cdef uint64_t latest, slowest   # ns in the app: of the latest request, and of the slow ones, which fade
 
     cdef pyserve_slot *slot
     cdef object slot_memory
@@ -95,6 +95,5 @@ cdef class Context:
     cdef bint trusts(self, str host)
     cdef bint wait_for_client(self, int fd) except -1
     cdef uint64_t enter(self, const h1_head *head, const char *base) noexcept
-    cdef bint may_bunch(self) noexcept
     cdef void leave(self, uint64_t started, uint64_t now) noexcept
     cdef void count(self, int status) noexcept

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pyserve_workers.accesslog import AccessLog
+from pyserve_workers.bunch import Bunch
 
 class _Log(Protocol):
     def debug(self, text: str, /) -> None: ...
@@ -21,6 +22,7 @@ class Context:
     draining: bool
     draining_event: Any
     held: int
+    bunch: Bunch
     running: bool
     wait_writable: Callable[[int, float | None], bool] | None
     def __init__(

@@ -48,11 +48,6 @@ cdef extern from "<poll.h>" nogil:
     short POLLOUT
 
 
-cdef enum:
-    WORTH_BUNCHING = 15000   # ns: for a faster app than this the system call would cost more than it saves
-    SLOW = 1000000           # ns: what a response must not wait for
-
-
 SOFTWARE = f"pyserve/{__version__}"
 DEFAULT_TMPDIR = "/tmp"
 
@@ -98,6 +93,7 @@ cdef class Context:
         self.read_settings(settings)
         self.wants_response_fields = access_log is not None and self.access_log.wants_response_fields
         self.templates = {}
+        self.bunch = Bunch()
         self.remember()
         self.script_name = os.environ.get("SCRIPT_NAME", "").rstrip("/")
         self.trusted = TrustedPeers(settings.forwarded_allow_ips)
@@ -289,16 +285,11 @@ cdef class Context:
         slot.request_start = 0
         slot.latency_sum += took
         self.left = now
-        self.latest = took
-        self.slowest = max(took, self.slowest - (self.slowest >> 6))
+        self.bunch.learn(took, now)
         while took >= bound and bucket < PYSERVE_LATENCY_BUCKETS - 1:
             bound <<= 1
             bucket += 1
         slot.latency[bucket] += 1
-
-    cdef bint may_bunch(self) noexcept:
-        """May a whole response be held back until the others of this turn are made, too? See ready.pyx."""
-        return self.more_ready and self.latest > WORTH_BUNCHING and self.slowest < SLOW
 
     cdef void count(self, int status) noexcept:
         """A response has been made."""

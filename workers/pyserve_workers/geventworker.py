@@ -66,6 +66,7 @@ class GeventWorker(LoopWorker):
         self.hub = get_hub()
         self.pool = Pool(self.hub, self.config.worker_connections, self.lead, self.quiet, self.done)
         self.context.wait_writable = wait_writable
+        self.bunch = self.context.bunch
         self.main = getcurrent()
         self.events: Iterator[tuple[int, int]] = iter(())
         self.over = Event()
@@ -115,6 +116,7 @@ class GeventWorker(LoopWorker):
             while alone and not self.over.is_set():
                 alone = loop.activecnt == OWN_WATCHERS
                 self.turn(self.sweep_every if alone and not self.pending else 0.0)
+                self.bunch.push()
                 if self.state == "draining" and self.drained():
                     self.over.set()
             if self.pending:
@@ -134,6 +136,7 @@ class GeventWorker(LoopWorker):
             self.stale = len(left) > 1
             self.hub.loop.update_now()  # timers count from what the loop takes for now
         self.events = iter(left)
+        self.bunch.is_open = len(left) > 1
         return self.events
 
     def answer(self, connection: Connection, events: int) -> None:
@@ -161,6 +164,7 @@ class GeventWorker(LoopWorker):
     def announce(self) -> None:
         """The hooks may wait; meanwhile other greenlets lead."""
         leader = self.pool.leader
+        self.bunch.push()
         self.linger_until = math.inf
         super().announce()
         self.announced = True
@@ -171,7 +175,8 @@ class GeventWorker(LoopWorker):
     # Requests that wait.
 
     def quiet(self, connection: Connection) -> None:
-        """A request waits: what its client sends meanwhile must not wake anybody."""
+        """A request waits: what its client sends meanwhile must not wake anybody, and no response waits for it."""
+        self.bunch.push()
         self.epoll.modify(connection.fd, QUIET)
         self.interest[connection.fd] = QUIET
         if len(self.pool.busy) >= self.pool.limit and not self.full:

@@ -25,9 +25,8 @@ cdef class Outbox:
     cdef int fd
     cdef readonly int failure      # errno of what made it OUT_GONE
     cdef readonly uint64_t sent    # bytes that the kernel has taken, over the connection's life
-    cdef bint bunch                # a whole response may wait in the kernel for push()
+    cdef bint bunch                # a whole response may wait in the kernel for others
     cdef bint whole                # what is sent now completes the response
-    cdef bint corked               # some does
     cdef bint last                 # the connection is (half-)closed as soon as all is sent
     cdef bint blocked              # the last attempt found the kernel's buffer full
     cdef size_t untried            # bytes that came since then
@@ -64,7 +63,6 @@ cdef class Outbox:
     cdef bint wait(self) except -1
     cdef size_t spool(self, const char *data, size_t size) except? 0
     cdef int flush(self) noexcept
-    cdef void uncork(self) noexcept
     cdef int more(self) noexcept
     cdef int flush_memory(self) noexcept
     cdef int flush_spool(self) noexcept

@@ -41,15 +41,6 @@ cdef extern from *:
     int MSG_MORE
     int MSG_NOSIGNAL
 
-cdef extern from "<netinet/in.h>" nogil:
-    int IPPROTO_TCP
-
-cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_NODELAY
-
-cdef extern from "<sys/socket.h>" nogil:
-    int setsockopt(int fd, int level, int name, const void *value, unsigned size)
-
 cdef extern from "Python.h":
     Py_ssize_t refcount "Py_REFCNT"(PyObject *value)
 
@@ -361,16 +352,9 @@ cdef class Outbox:
         is sent together with others."""
         if self.last:
             return MSG_MORE
-        if self.bunch and self.whole:
-            self.corked = True
+        if self.bunch and self.whole and self.context.bunch.hold(self.fd, self.context.left):
             return MSG_MORE
         return 0
-
-    cdef void uncork(self) noexcept:
-        """Has the kernel send what it holds back. (It would by itself after 200 ms.)"""
-        cdef int one = 1
-        self.corked = False
-        setsockopt(self.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))   # set already: this only pushes (tcp(7))
 
     cdef int flush_spool(self) noexcept:
         """Sends one part of the ring. Through a buffer: what sendfile() queues are the file's own pages, and the ring

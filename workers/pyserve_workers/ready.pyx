@@ -3,12 +3,6 @@
 
 For the worker whose one thread also runs the app. What is left to its loop, in Python, is what is rare: the listeners,
 the master's channel, and connections that want something else from epoll than they did before.
-
-Each response that is sent wakes its receiver. Where that is a proxy on the same machine, which sleeps while the app
-works, this costs more than the response (on virtual machines: an interrupt of another processor, 17 µs measured). So
-when several connections are ready and the app has lately been fast, whole responses are given to the kernel but
-held back there, and pushed together: after HELD_BACK at the most. Should the next request prove slow against
-expectation, the kernel pushes them by itself after 200 ms.
 """
 
 from cpython.dict cimport PyDict_GetItem
@@ -16,12 +10,11 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.object cimport PyObject
 from libc.errno cimport EINTR, errno
 from libc.math cimport ceil
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from pyserve_workers.accepting cimport accept
 from pyserve_workers.connection cimport Connection
 from pyserve_workers.context cimport Context
-from pyserve_workers.outbox cimport Outbox
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -47,7 +40,6 @@ cdef extern from "Python.h":
 cdef enum:
     MOST = 256        # events of one look
     NEED_NOTHING = 1  # EPOLLIN, which they are registered with
-    HELD_BACK = 500000  # ns
 
 
 cdef bint has_threads() noexcept:
@@ -96,14 +88,6 @@ cdef int take(int epoll, Context context, int listener, object about, list chang
     return 0
 
 
-cdef int push(list bunch) except -1:
-    cdef Outbox outbox
-    for outbox in bunch:
-        outbox.uncork()
-    bunch.clear()
-    return 0
-
-
 def serve_ready(int epoll, Context context, dict connections, dict listeners, Py_ssize_t limit, double patience):
     """Waits up to ``patience`` seconds; serves the ready ones of {fd: Connection}.
 
@@ -116,10 +100,7 @@ def serve_ready(int epoll, Context context, dict connections, dict listeners, Py
     cdef int index, wanted, ready = wait(epoll, events, patience)
     cdef PyObject *found
     cdef Connection connection
-    cdef Outbox outbox
-    cdef uint64_t since = 0
     cdef bint flushing
-    cdef list bunch = []
     cdef list others = [], changed = []
     if ready == 1 and len(connections) < limit:
         found = PyDict_GetItem(listeners, events[0].data.fd)
@@ -136,17 +117,10 @@ def serve_ready(int epoll, Context context, dict connections, dict listeners, Py
             continue
         connection = <Connection>found
         flushing = connection.is_flushing()
-        context.more_ready = index + 1 < ready
+        context.bunch.is_open = index + 1 < ready   # the last one takes the others with it
         wanted = connection.step_serve()
-        outbox = connection.bunched()
-        if outbox is not None:
-            if not bunch:
-                since = context.left
-            bunch.append(outbox)
-        if bunch and context.left - since > HELD_BACK:
-            push(bunch)
         if wanted != NEED_NOTHING or flushing or connection.is_pending():
             changed.append((connection, wanted))
-    context.more_ready = False
-    push(bunch)
+    context.bunch.is_open = False
+    context.bunch.release()
     return others, changed, ready - len(others)

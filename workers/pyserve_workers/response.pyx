@@ -107,7 +107,6 @@ cdef class Response:
         self.context = context
         self.outbox = outbox
         outbox.waited = 0
-        outbox.bunch = context.may_bunch()
         outbox.whole = False
         self.given_up = False
         self.http11 = http11

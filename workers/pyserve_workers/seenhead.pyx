@@ -9,7 +9,7 @@ cdef extern from "Python.h":
 
 
 cdef bint is_kept(list headers) noexcept:
-    """Do all the tuples belong to somebody else, too? Then they may well come again; others are made for one response."""
+    """Do all the tuples belong to somebody else, too? Then they may well come again, unlike those made for one response."""
     cdef Py_ssize_t i
     for i in range(list_size(headers)):
         if refcount(list_item(headers, i)) == 1:

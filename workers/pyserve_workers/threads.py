@@ -83,6 +83,7 @@ class ThreadsWorker(LoopWorker):
         self.size = self.config.threads
         self.tables = allocate_lock()
         self.pulse = Pulse()
+        self.bunch = self.context.bunch
         self.pace = Pace()
         self.leader: AppThread | None = None  # None: the main thread
         self.threads: list[AppThread] = []  # all that have been started; they are when there is need
@@ -124,6 +125,7 @@ class ThreadsWorker(LoopWorker):
 
     def take_back(self) -> None:
         self.leader = None
+        self.bunch.push()
         self.pulse.reset()
         self.pace.waited(self.pulse.calls)
 
@@ -247,6 +249,7 @@ class ThreadsWorker(LoopWorker):
                 self.told()
             if self.leader is not leader:
                 return
+        self.bunch.push()
         if self.access_log is not None:
             self.access_log.flush()
         now = time.monotonic()
@@ -261,6 +264,7 @@ class ThreadsWorker(LoopWorker):
             time.sleep(TOGETHER)
         found = self.epoll.poll(0.0 if self.pending else patience)
         self.tables.acquire()
+        self.bunch.is_open = self.leader is not None and len(found) > 1
         for _ in range(len(self.pending)):
             yield self.pending.pop(0).fd, 0
         waiting = []
@@ -280,6 +284,7 @@ class ThreadsWorker(LoopWorker):
 
     def give_back(self) -> None:
         self.leader = None
+        self.bunch.push()
         self.pulse.call()
 
     def take(self, listener_fd: int) -> None:

@@ -1,0 +1,3 @@
+class Bunch:
+    is_open: bool
+    def push(self) -> None: ...
