@@ -23,6 +23,8 @@ MESSAGE_LIMIT = 120_000  # bytes; a default socket buffer (212,992) takes one of
 DESCRIPTORS_LIMIT = 250  # SCM_MAX_FD is 253
 
 NUMBER = (int, float)
+# When one of these has to wait, it replaces one that waits already: only what was said last counts.
+LAST_COUNTS = ("REOPEN", "RESPOND", "STACKS")
 
 # Every message there is: kind → {field: type}.
 MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -127,11 +129,14 @@ def _are_fields_of(kind: str, fields: Mapping[str, Any]) -> bool:
 
 
 class Channel:
-    """One end. The master's ends never block: what the kernel does not take waits in ``outbox`` for ``flush()``."""
+    """One end. The master's ends never block: what the kernel does not take waits in ``outbox`` for ``flush()``.
+
+    A child that never reads costs no more than one message of each kind that is said more than once.
+    """
 
     def __init__(self, sock: socket.socket, *, blocking: bool = True) -> None:
         self.socket = sock
-        self.outbox: deque[tuple[bytes, list[int]]] = deque()
+        self.outbox: deque[tuple[bytes, list[int], str]] = deque()
         sock.setblocking(blocking)
 
     @staticmethod
@@ -146,17 +151,33 @@ class Channel:
     def send(self, kind: str, /, fds: Iterable[int] = (), **fields: Any) -> None:
         """Send a message; a dead peer is not an error here: its end of file says so to the reader.
 
-        Descriptors that have to wait are duplicated, so that the caller may close its own at once.
+        Descriptors that have to wait are duplicated, so that the caller may close its own at once. OSError: they cannot
+        be.
         """
         packet = encode(kind, fields)
         descriptors = list(fds)
         if self.outbox or not self._transmit(packet, descriptors):
-            self.outbox.append((packet, [os.dup(fd) for fd in descriptors]))
+            self._put_by(kind, packet, descriptors)
+
+    def _put_by(self, kind: str, packet: bytes, fds: list[int]) -> None:
+        """Let a message wait."""
+        kept: list[int] = []
+        try:
+            for fd in fds:
+                kept.append(os.dup(fd))
+        except OSError:
+            _close(kept)
+            raise
+        if kind in LAST_COUNTS:
+            for waiting in [entry for entry in self.outbox if entry[2] == kind]:
+                self.outbox.remove(waiting)
+                _close(waiting[1])
+        self.outbox.append((packet, kept, kind))
 
     def flush(self) -> None:
         """Send what had to wait."""
         while self.outbox:
-            packet, fds = self.outbox[0]
+            packet, fds, _ = self.outbox[0]
             if not self._transmit(packet, fds):
                 return
             self.outbox.popleft()
@@ -205,7 +226,7 @@ class Channel:
         return decode(packet, []).kind if packet else None
 
     def close(self) -> None:
-        for _, fds in self.outbox:
+        for _, fds, _ in self.outbox:
             _close(fds)
         self.outbox.clear()
         self.socket.close()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
+from pyserve import pidfds
+from pyserve.channel import Channel
 from pyserve.scoreboard import SLOTS
 from pyserve.stackfile import StackFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyserve.channel import Channel
+    from socket import socket
+
     from pyserve.config import Config
     from pyserve.rollout import Worker
     from pyserve.scoreboard import Slot
@@ -85,19 +88,35 @@ class Child:
 
     def __init__(self, channel: Channel, pid: int = 0) -> None:
         self.channel = channel
-        self.pid = pid
+        self.pid = 0
+        self.pidfd = pidfds.NONE
         self.status: int | None = None  # from waitpid
         self.pressure: Pressure | None = None
         self.killed_because = ""
         self.at_end_of_file = False
+        if pid:
+            self.identify(pid)
+
+    def identify(self, pid: int) -> None:
+        """It is this process, a child of ours that nobody has waited for."""
+        self.pid = pid
+        self.pidfd = pidfds.open_one(pid)
+
+    def wait(self) -> None:
+        """Take its status, if it has ended."""
+        self.status = pidfds.wait(self.pidfd, self.pid)
+
+    def close(self) -> None:
+        """It has ended: no channel, no pidfd."""
+        self.channel.close()
+        if self.pidfd != pidfds.NONE:
+            os.close(self.pidfd)
+            self.pidfd = pidfds.NONE
 
     def signal(self, number: int) -> None:
-        """Send a signal; nothing happens if the process has ended or has not said its pid yet.
-
-        The pid is ours until we have waited for it, so no stranger can get the signal.
-        """
+        """Send a signal; nothing happens if the process has ended or has not said its pid yet."""
         if self.pid and self.status is None:
-            os.kill(self.pid, number)
+            pidfds.send(self.pidfd, self.pid, number)
 
     def press(self, step: str, why: str) -> None:
         """Do a step of its pressure."""
@@ -139,6 +158,21 @@ class WorkerProcess(Child):
         self.cut = 0
         self.heartbeat = False  # it stores one: it watches over its requests itself, and we only over that
         self.pressed_request = 0  # request_start of the request, or the heartbeat, that the pressure is for
+
+    @classmethod
+    def expected(cls, worker: Worker, config: Config, slot_index: int, slot: Slot) -> tuple[WorkerProcess, socket]:
+        """One that is still to be forked, and its end of the channel. OSError: no descriptors are left for it."""
+        channel, theirs = Channel.pair()
+        try:
+            return cls(worker, config, channel, slot_index, slot), theirs
+        except OSError:
+            channel.close()
+            theirs.close()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self.stacks.close()
 
     @property
     def name(self) -> str:

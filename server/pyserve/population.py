@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import checkurl, rollout, zygotes
+from pyserve import checkurl, pidfds, rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pyserve.logs import LogFiles
     from pyserve.scoreboard import Scoreboard
 
-UNCLAIMED_LIMIT = 256
 BOOTED = STATES.index("ready")
 
 
@@ -72,7 +71,6 @@ class Population:
         self.zygotes: list[Zygote] = []
         self.responder: ResponderProcess | None = None
         self.by_fd: dict[int, Child] = {}
-        self.unclaimed: dict[int, int] = {}  # statuses of children that have not said HELLO
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
         self.failure: tuple[int, str] = (ExitCode.APP, "")
         self.oom_kills = OomKills()
@@ -104,7 +102,7 @@ class Population:
             time.monotonic(), timeout, f"the app did not load within boot_timeout ({timeout:g} s)"
         )
         self.zygotes.append(zygote)
-        self.watch_channel(zygote)
+        self.watch(zygote)
         if first:
             return
         try:
@@ -118,9 +116,16 @@ class Population:
         self.failure = (ExitCode.INTERNAL, reason)
         self.news.append(rollout.LoadFailed(generation, reason, time.monotonic()))
 
-    def watch_channel(self, child: Child) -> None:
-        self.by_fd[child.channel.fileno()] = child
-        self.epoll.register(child.channel.fileno(), select.EPOLLIN)
+    def watch(self, child: Child) -> None:
+        """Wake up when a child says something, and, once its pid is known, when it ends."""
+        for fd in (child.channel.fileno(), child.pidfd):
+            if fd != pidfds.NONE and fd not in self.by_fd:
+                self.by_fd[fd] = child
+                self.epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        if self.by_fd.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
 
     def stop_zygotes(self, generation: int) -> None:
         for zygote in self.zygotes:
@@ -140,23 +145,26 @@ class Population:
         zygote = next(z for z in self.zygotes if z.generation == worker.generation and not z.stopping)
         try:
             index = free_slot({process.slot_index for process in self.workers.values()})
-            channel, theirs = Channel.pair()
+            slot = self.scoreboard.slot(index)
+            slot.clear()
+            process, theirs = WorkerProcess.expected(worker, zygote.config, index, slot)
         except OSError as error:
             self.log.error(f"worker {worker.number} cannot be started: {error.strerror}")
             self.news.append(rollout.WorkerGone(worker.id, str(error), time.monotonic()))
             return
-        slot = self.scoreboard.slot(index)
-        slot.clear()
-        process = WorkerProcess(worker, zygote.config, channel, index, slot)
         timeout = process.config.boot_timeout
         process.pressure = Pressure.boot(
             time.monotonic(), timeout, f"it was not ready within boot_timeout ({timeout:g} s)"
         )
         self.workers[worker.id] = process
         self.tell_siblings()
-        self.watch_channel(process)
+        self.watch(process)
         fds = [theirs.fileno(), process.stacks.fd]
-        zygote.channel.send("SPAWN", fds=fds, id=worker.id, number=worker.number, slot=index)
+        try:
+            zygote.channel.send("SPAWN", fds=fds, id=worker.id, number=worker.number, slot=index)
+        except OSError as error:  # it had to wait, and there was no descriptor for that
+            process.boot_failure = f"it cannot be asked for: {error.strerror}"
+            self.log.error(f"{process.name} cannot be started: {error.strerror}")
         theirs.close()
 
     def tell_siblings(self) -> None:
@@ -218,7 +226,10 @@ class Population:
 
     def reopen_logs(self) -> None:
         for child in self.children():
-            child.channel.send("REOPEN", fds=self.logs.fds)
+            try:
+                child.channel.send("REOPEN", fds=self.logs.fds)
+            except OSError as error:  # it had to wait, and there was no descriptor for that
+                self.log.error(f"{child.name} writes on into the old log files: {error.strerror}")
 
     def flush(self) -> None:
         """Send what channels could not take before."""
@@ -234,8 +245,9 @@ class Population:
     # Hearing.
 
     def hear(self, fd: int) -> None:
-        if fd in self.by_fd:
-            self.read(self.by_fd[fd])
+        child = self.by_fd.get(fd)
+        if child is not None and fd != child.pidfd:  # of a pidfd there is nothing to read: reap() finds who has ended
+            self.read(child)
 
     def read(self, child: Child) -> None:
         """Take what a child has said; at the end of its channel, wait for the kernel to say how it ended."""
@@ -249,7 +261,7 @@ class Population:
                 continue
             if message is None:
                 child.at_end_of_file = True
-                self.forget_channel(child)
+                self.forget(child.channel.fileno())
                 if isinstance(child, WorkerProcess) and not child.pid:
                     self.worker_ended(child)
                 return
@@ -260,11 +272,6 @@ class Population:
                 self.on_worker(child, message)
             elif isinstance(child, ResponderProcess):
                 self.on_responder(child, message)
-
-    def forget_channel(self, child: Child) -> None:
-        fd = child.channel.fileno()
-        if self.by_fd.pop(fd, None) is not None:
-            self.epoll.unregister(fd)
 
     def on_zygote(self, zygote: Zygote, message: Message) -> None:
         generation = zygote.generation
@@ -331,14 +338,9 @@ class Population:
 
     def on_hello(self, process: WorkerProcess, pid: int) -> None:
         """Believe a worker's pid only if the kernel says that it is our child, and nobody else's: signals go there."""
-        if pid in self.unclaimed and not is_child(pid):
-            process.pid = pid
-            process.status = self.unclaimed.pop(pid)
-            self.worker_ended(process)
-            return
-        self.unclaimed.pop(pid, None)  # another process's, which had the number before
         if pid > 0 and not any(child.pid == pid for child in self.children()) and is_child(pid):
-            process.pid = pid
+            process.identify(pid)
+            self.watch(process)
         else:
             self.log.error(f"BUG: {process.name} says that its pid is {pid}, which cannot be")
 
@@ -359,33 +361,29 @@ class Population:
         news, self.news = self.news, []
         for event in news:
             self.tell(event)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            child = next((child for child in self.children() if child.pid == pid), None)
+        while pid := pidfds.ended():
+            child = self.whose(pid)
             if child is None:
-                self.unclaimed[pid] = status
-                if len(self.unclaimed) > UNCLAIMED_LIMIT:
-                    del self.unclaimed[next(iter(self.unclaimed))]
+                os.waitpid(pid, 0)  # of the app's making, and left to us when its parent ended
                 continue
             self.read(child)  # its last words
-            child.status = status
+            child.wait()
             if isinstance(child, Zygote):
                 self.zygote_ended(child)
             elif isinstance(child, WorkerProcess):
                 self.worker_ended(child)
             else:  # its end is noticed by who needs it
-                self.forget_channel(child)
-                child.channel.close()
+                self.bury(child)
+
+    def whose(self, pid: int) -> Child | None:
+        """Which child has this pid. Nobody has waited for it, so that the number cannot be another's meanwhile."""
+        for process in [process for process in self.workers.values() if not process.pid]:
+            self.read(process)  # its HELLO may have come with its end
+        return next((child for child in self.children() if child.pid == pid), None)
 
     def zygote_ended(self, zygote: Zygote) -> None:
         self.zygotes.remove(zygote)
-        self.forget_channel(zygote)
-        zygote.channel.close()
+        self.bury(zygote)
         for process in [p for p in self.workers.values() if not p.pid and p.worker.generation == zygote.generation]:
             self.read(process)  # it was being forked: either it says HELLO or its channel ends
         if zygote.stopping:
@@ -404,9 +402,7 @@ class Population:
         if self.workers.pop(process.worker.id, None) is None:
             return
         process.at_end_of_file = True  # read() may be in the middle of its messages
-        self.forget_channel(process)
-        process.channel.close()
-        process.stacks.close()
+        self.bury(process)
         ended = self.explain(process)
         clean = process.status == 0 and process.leaving
         if not clean:
@@ -422,6 +418,11 @@ class Population:
             level = self.log.info if process.boot_failure or (self.stopping and not process.pid) else self.log.error
             level(f"{process.name} {ended}{lost}")
         self.tell(rollout.WorkerGone(process.worker.id, process.boot_failure or f"a worker {ended}", time.monotonic()))
+
+    def bury(self, child: Child) -> None:
+        self.forget(child.channel.fileno())
+        self.forget(child.pidfd)
+        child.close()
 
     def explain(self, child: Child) -> str:
         """How a child has ended."""
@@ -440,6 +441,8 @@ class Population:
         for child in self.children():
             if child.pressure:
                 child.pressure.put_off(seconds)
+        for process in self.workers.values():
+            process.deadline += seconds
 
     def press(self) -> None:
         now = time.monotonic()

@@ -112,7 +112,7 @@ class Responder:
         process = ResponderProcess(channel, pid)
         process.pressure = Pressure.boot(now, config.boot_timeout, "it was not ready within boot_timeout")
         population.responder = process
-        population.watch_channel(process)
+        population.watch(process)
         try:
             zygotes.configure(channel, config, 0, "never", population.listeners, population.scoreboard, population.logs)
         except (OSError, ValueError) as error:

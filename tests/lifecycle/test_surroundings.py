@@ -7,11 +7,13 @@ import http.client
 import os
 import pty
 import re
+import resource
 import signal
 import socket
 import subprocess
 import tty
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -208,3 +210,130 @@ def test_a_full_disk_under_the_logs(project: Project, small_disk: Path) -> None:
             lambda: server.get("/").status_code == 200 and "the access log can be written again" in server.log
         )
         assert re.search(r"worker 0 .*the access log can be written again; \d+ lines? (is|are) lost", server.log)
+
+
+def limit(pid: int, what: int, soft: int) -> int:
+    """Set the soft limit of a process; the one it had."""
+    before, hard = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (soft, hard))
+    return before
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_master_without_descriptors_waits_until_it_can_start_workers_and_zygotes(project: Project) -> None:
+    """What it cannot start it tries again, each time later; those that are there go on."""
+    with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
+        first, second = server.workers()
+        before = limit(server.pid, resource.RLIMIT_NOFILE, 3)
+        os.kill(first, signal.SIGKILL)
+        server.wait_for_log("worker 0 cannot be started: Too many open files")
+        os.kill(server.zygotes()[0], signal.SIGKILL)
+        server.wait_for_log(r"generation 1: \S+ cannot be started: Too many open files")
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log("cannot open the log|log files reopened")
+        assert server.get("/").text == f"one {second}"
+        limit(server.pid, resource.RLIMIT_NOFILE, before)
+        server.wait_for(lambda: len(server.workers()) == 2 and second in server.workers())
+        assert server.get("/").status_code == 200
+        assert len(re.findall("cannot be started", server.log)) < 20
+
+
+CROWDED = """
+import resource
+
+@pyserve.before_fork
+def crowd():
+    # As if its user had as many processes as it may, as long as there is that file.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1 if os.path.exists("crowded") else hard, hard))
+"""
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_no_process_can_be_forked(project: Project) -> None:
+    """As when the user has as many as it may: one line each time, with growing pauses, and it recovers."""
+    user: tuple[str, ...] = ()
+    if os.geteuid() == 0:  # whom no limit stops
+        user = ("--user", "nobody")
+        for folder in (project.folder, *project.folder.parents):
+            if str(folder).startswith("/tmp/"):
+                folder.chmod(0o755)
+    project.append(CROWDED)
+    (project.folder / "sitecustomize.py").write_text("import resource\n")  # while the interpreter's files can be read
+    environ = {"PYTHONPATH": str(project.folder)}
+    with serve("app:wsgi", "--workers", "2", *user, cwd=project.folder, env=environ) as server:
+        first, second = server.workers()
+        zygotes = server.zygotes()
+        crowded = project.folder / "crowded"
+        crowded.touch()
+        os.kill(first, signal.SIGKILL)
+        line = "worker 0 gen 1 could not be forked: fork failed: Resource temporarily unavailable"
+        server.wait_for(lambda: server.log.count(line) >= 3)
+        assert server.get("/").text == f"one {second}"
+        crowded.unlink()
+        server.wait_for(lambda: len(server.workers()) == 2)
+        assert server.zygotes() == zygotes
+        assert len(re.findall(r" error ", server.log)) < 20
+
+
+JUMPING = """
+# The wall clock of every process of the server is set again and again, by hours.
+import itertools, time
+real, jumps = time.time, itertools.cycle((0, 7200, -7200, 86400 * 400))
+time.time = lambda: real() + next(jumps)
+"""
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_jump_of_the_wall_clock_ends_nothing(project: Project) -> None:
+    (project.folder / "sitecustomize.py").write_text(JUMPING)
+    options = ("--workers", "2", "--timeout", "30", "--graceful-timeout", "30")
+    environ = {"PYTHONPATH": str(project.folder)}
+    with serve("app:wsgi", *options, cwd=project.folder, env=environ) as server:
+        workers = server.workers()
+        assert server.get("/sleep?1.5").status_code == 200
+        assert server.workers() == workers
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload done: generation 2")
+        assert server.get("/").status_code == 200
+        stamps = {line[:13] for line in server.log.splitlines() if line.startswith("20")}
+        assert len(stamps) > 1, "the clock did jump"
+        assert not re.search("killed|interrupted|degraded|did not", server.log)
+
+
+def reopened(log: Path, times: int) -> bool:
+    """More often than that?"""
+    return log.read_text().count("log files reopened") > times
+
+
+def test_a_worker_that_does_not_read_its_channel_costs_the_master_nothing(project: Project) -> None:
+    """However often it is told something: the master goes on, and keeps what is new, not all that was said."""
+    errors = project.folder / "error.log"
+    options = ("--workers", "2", "--error-logfile", str(errors))
+    with serve("app:wsgi", *options, cwd=project.folder, error_log=errors) as server:
+        stopped = server.workers()[0]
+        os.kill(stopped, signal.SIGSTOP)
+
+        def told(times: int) -> int:
+            """Tell everybody so often; the master's open descriptors then."""
+            for _ in range(times):
+                done = errors.read_text().count("log files reopened")
+                server.signal(signal.SIGUSR1)
+                wait_for(partial(reopened, errors, done))
+            return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+        few = told(400)  # more than its channel takes
+        assert told(200) == few
+        errors.rename(project.folder / "error.1")
+        server.signal(signal.SIGUSR1)
+        server.wait_for(errors.exists)
+        os.kill(stopped, signal.SIGCONT)
+        server.wait_for(lambda: server.get("/").text == f"one {stopped}")
+        newest = errors.stat()
+        server.wait_for(
+            lambda: any(
+                os.path.samestat(os.stat(f"/proc/{stopped}/fd/{fd}"), newest)
+                for fd in os.listdir(f"/proc/{stopped}/fd")
+                if os.path.exists(f"/proc/{stopped}/fd/{fd}")
+            )
+        )

@@ -221,6 +221,40 @@ def test_full_channel_does_not_block_and_loses_nothing(ends: Ends) -> None:
     assert last["cut"] == 1
 
 
+def test_of_what_is_said_again_only_the_last_waits(ends: Ends) -> None:
+    """A child that does not read costs a bounded amount of memory and descriptors, however often it is told."""
+    ours, child = ends
+    taken = fill(ours)
+    before = len(os.listdir("/proc/self/fd"))
+    ours.send("DRAIN", cause="reload", deadline=1.0, final=False)
+    for _ in range(100):
+        with open("/proc/self/status") as old:
+            ours.send("REOPEN", fds=[old.fileno()])
+        ours.send("STACKS")
+    with open("/proc/self/stat") as newest:
+        ours.send("REOPEN", fds=[newest.fileno()])
+    assert len(ours.outbox) == 3
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    for _ in range(taken):
+        child.receive()
+    ours.flush()
+    received = [child.receive() for _ in range(3)]
+    assert [message and message.kind for message in received] == ["DRAIN", "STACKS", "REOPEN"]
+    assert received[2] is not None
+    assert os.readlink(f"/proc/self/fd/{received[2].fds[0]}").endswith("/stat")
+    received[2].close()
+
+
+def test_descriptors_that_cannot_wait(ends: Ends) -> None:
+    ours, _ = ends
+    fill(ours)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        ours.send("REOPEN", fds=[0, 100_000])
+    assert not ours.outbox
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_message_does_not_overtake_one_that_waits(ends: Ends) -> None:
     ours, child = ends
     taken = fill(ours)
