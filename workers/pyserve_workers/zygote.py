@@ -20,13 +20,15 @@ from types import SimpleNamespace
 
 from pyserve import descriptors, lifecycle, linux
 from pyserve.accounts import become
-from pyserve.channel import Channel
+from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMP
 from pyserve.errors import ConfigError, HookError, PyserveError
 from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
-from pyserve_workers import hubs
+from pyserve_workers import hubs, randomness
+from pyserve_workers.audit import audit
+from pyserve_workers.audit import descriptors as descriptors_of_now
 from pyserve_workers.system import fork, poll, socket, waitpid
 
 TYPE_CHECKING = False
@@ -144,7 +146,11 @@ class Zygote:
             return 0
         while True:
             self.tell_lost()
-            message = self.channel.receive()
+            try:
+                message = self.channel.receive()
+            except ProtocolError as error:  # no descriptor was free for those that came with it
+                self.log.error(f"a message of the master was lost: {error}")
+                continue
             if message is None:
                 return 0
             if message.kind == "SPAWN":
@@ -171,8 +177,9 @@ class Zygote:
             if generation.access_log_fd is not None:  # a wrong format is found before there are workers
                 AccessLog(generation.access_log_fd, generation.config.access_logformat)
             if generation.preload != "never":
+                before = descriptors_of_now()
                 description = generation.load_app()
-                unsafe = audit() if generation.preload == "auto" else ""
+                unsafe = audit(before) if generation.preload == "auto" else ""
                 if unsafe:
                     self.channel.send("UNSAFE", reasons=unsafe)
                     return False
@@ -228,6 +235,7 @@ class Zygote:
 
     def become_worker(self, message: Message) -> Worker:
         self.channel.close()
+        randomness.reseed()
         channel = Channel(socket(fileno=message.fds[0]))
         stacks_fd = message.fds[1]
         message.fds = []
@@ -245,18 +253,6 @@ def flush_streams() -> None:
             room.register(stream.fileno(), select.POLLOUT)
             if room.poll(0):
                 stream.flush()
-
-
-def audit() -> str:
-    """What the import left behind that a fork would break, as the end of "the import …"; empty if nothing."""
-    greenlets = hubs.audit()
-    threads = len(os.listdir("/proc/self/task")) - 1
-    if greenlets or not threads:
-        return greenlets
-    threading = sys.modules.get("threading")
-    names = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"] if threading else []
-    shown = f" ({', '.join(names[:4])})" if names else ""
-    return f"started {threads} thread{'s' if threads > 1 else ''}{shown}"
 
 
 def find_worker_class(name: str) -> type[Worker]:
