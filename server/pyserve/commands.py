@@ -37,6 +37,7 @@ PROCESS_STATES = {"T": "it is stopped", "t": "it is being traced", "D": "it wait
 class Command(NamedTuple):
     converse: Callable[..., Conversation]
     arguments: dict[str, Any]  # name → default; what is given has the same type
+    overhears: bool = False  # is what the master logs meanwhile a part of the answer?
 
 
 def answer(ok: bool, text: str, **more: Any) -> dict[str, Any]:
@@ -237,9 +238,9 @@ def state_of(pid: int) -> str:
 
 COMMANDS = {
     "status": Command(tell_status, {}),
-    "reload": Command(reload, {"wait": False}),
-    "rollback": Command(rollback, {"wait": False}),
-    "scale": Command(scale, {"workers": ""}),
-    "stop": Command(stop, {"wait": False}),
+    "reload": Command(reload, {"wait": False}, overhears=True),
+    "rollback": Command(rollback, {"wait": False}, overhears=True),
+    "scale": Command(scale, {"workers": ""}, overhears=True),
+    "stop": Command(stop, {"wait": False}, overhears=True),
     "dump": Command(dump, {"worker": ALL}),
 }

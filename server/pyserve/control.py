@@ -79,6 +79,7 @@ class Client:
         self.inbox = b""
         self.outbox = b""
         self.conversation: Conversation | None = None
+        self.overhears = False  # the log is a part of the answer
         self.answered = False  # the last line is in the outbox
         self.gone = False
         self.limit = now + ASKING_LIMIT
@@ -223,12 +224,13 @@ class Control:
         except RequestError as error:
             client.refuse(str(error), now)
             return
+        client.overhears = COMMANDS[command].overhears
         client.conversation = COMMANDS[command].converse(self.master, **arguments)
 
     def overhear(self, level: str, text: str) -> None:
         """Tell what the master logs to those whose commands run. It is sent in ``turn``: this may be in any code."""
         for client in self.clients.values():
-            if client.conversation is not None:
+            if client.conversation is not None and client.overhears:
                 client.say("log", {"level": level, "text": text}, time.monotonic())
 
     def turn(self) -> None:

@@ -374,6 +374,20 @@ def test_dump_of_a_worker_that_is_stopped_says_so(project: Project) -> None:
         assert server.workers() == [stopped, other]
 
 
+def test_who_asks_for_a_state_does_not_hear_the_log(project: Project) -> None:
+    """Lines of the log once stood between those of an answer to status or dump, whose readers took them for a part of it."""
+    with serving(project, "--workers", "1") as server:
+        os.kill(server.workers()[0], signal.SIGSTOP)
+        client = connect(project)
+        client.sendall(b'{"version": 1, "command": "dump"}\n')
+        status(project)  # it came later, so the dump has begun
+        server.signal(signal.SIGTTIN)
+        server.wait_for_log("workers: 1 → 2")
+        os.kill(server.workers()[0], signal.SIGCONT)
+        with client, client.makefile("rb") as lines:
+            assert {json.loads(line)["event"] for line in lines} == {"stacks", "end"}
+
+
 # Finding the server.
 
 
