@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from support.processes import GENEROUS
 
 APP = """
 import gevent, os, sys, threading, time
+from gevent.monkey import get_original
 from contextvars import ContextVar
 
 seen = ContextVar("seen", default="nothing")
@@ -46,6 +48,8 @@ def app(environ, start_response):
             time.sleep(float(query))
         finally:
             inside -= 1
+    elif path == "/block":
+        get_original("time", "sleep")(float(query))
     elif path == "/stream":
         start_response("200 OK", [("Content-Type", "text/plain")])
         return stream(log, float(query))
@@ -155,6 +159,17 @@ def test_requests_that_wait_do_not_wait_for_each_other(tmp_path: Path) -> None:
         server.wait_for(lambda: len(load.answers) >= 20)
         assert load.failures == []
         assert int(server.get("/").text.split()[1]) == 20
+
+
+def test_who_wakes_together_with_a_sweep_is_not_forgotten(tmp_path: Path) -> None:
+    """A greenlet whose timer fired in the same round of the hub as that of the sweeps once waited until its request was
+    late and interrupted: the sweep saw that nobody waited any more, and waited in the epoll itself."""
+    with serving(tmp_path, "--timeout", "8") as server, ThreadPoolExecutor() as clients:
+        sleeping = clients.submit(server.get, "/sleep?1.4")
+        server.wait_for_log("asleep")
+        blocking = clients.submit(server.get, "/block?1.7")  # both timers fire meanwhile, and are seen afterwards
+        assert sleeping.result().status_code == blocking.result().status_code == 200
+        assert "it is interrupted" not in server.log
 
 
 def test_each_request_has_a_context_of_its_own_and_greenlets_keep_their_locals(tmp_path: Path) -> None:

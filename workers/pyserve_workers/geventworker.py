@@ -114,7 +114,8 @@ class GeventWorker(LoopWorker):
         try:
             alone = True
             while alone and not self.over.is_set():
-                alone = loop.activecnt == OWN_WATCHERS
+                # A timer that has fired is not active any more: whoever it wakes may be next in this round of the hub.
+                alone = loop.activecnt == OWN_WATCHERS and not loop.pendingcnt
                 self.turn(self.sweep_every if alone and not self.pending else 0.0)
                 self.bunch.push()
                 if self.state == "draining" and self.drained():
