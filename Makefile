@@ -16,7 +16,7 @@ EXAMPLES := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz bench bench-start bench-reload clean
+.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-reload clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ conformance: $(VENV)/stamp-test ## send the requests of a public suite, print wh
 
 fuzz: $(VENV)/stamp-test ## feed the parser broken requests under the sanitizers for SECONDS=60
 	tests/fuzz/run.sh $(SECONDS)
+
+chaos: $(VENV)/stamp-test ## crashes, deploys and signals at random under load for SECONDS=60; PYSERVE_CHAOS_SEED=7 CLASSES=gevent plays one again
+	@PYTHONPATH=tests SECONDS=$(SECONDS) CLASSES="$(CLASSES)" $(BIN)/python -m chaos
 
 bench: SECONDS = 3
 bench: ## what a request costs beside other servers; CASES=hello,close SERVERS=pyserve,granian ROUNDS=5 SECONDS=3

@@ -14,6 +14,7 @@ import time
 
 from pyserve import descriptors, linux, listeners, rollout, shutdown
 from pyserve.errors import ExitCode, PyserveError
+from pyserve.failpoint import failpoint
 from pyserve.notify import Notifier
 from pyserve.population import Population, count
 from pyserve.recycling import Recycling
@@ -269,6 +270,7 @@ class Master:
             self.population.stopping = True
             self.notifier.stopping()
         if before.phase != after.phase:
+            failpoint(f"master.{after.phase}")
             PHASES[after.phase](self)
 
     def go_on_stopping(self) -> None:
@@ -313,6 +315,7 @@ class Master:
     def tell(self, event: rollout.Event) -> None:
         self.state, actions = rollout.step(self.state, event)
         for action in actions:
+            failpoint(f"master.{type(action).__name__}")
             ACTIONS[type(action)](self, action)
 
     def do_start_zygote(self, action: rollout.StartZygote) -> None:

@@ -21,6 +21,7 @@ from pyserve import lifecycle, linux
 from pyserve.channel import ProtocolError, encode
 from pyserve.children import DUMP, INTERRUPT, STACKS
 from pyserve.errors import HookError, PyserveError, RequestTimeout
+from pyserve.failpoint import failpoint
 from pyserve.log import ErrorStream
 from pyserve.logs import take_over
 from pyserve.scoreboard import STATES
@@ -108,6 +109,7 @@ class Worker(ABC):
 
     def run(self) -> int:
         try:
+            failpoint("worker.booting")
             self.adopt()
             began = time.monotonic()
             self.boot()
@@ -171,6 +173,7 @@ class Worker(ABC):
     def become(self, state: str) -> None:
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"BUG: worker: {self.state} → {state}")
+        failpoint(f"worker.{state}")
         self.state = state
         self.slot.set("state", STATES.index(state))
         self.set_title("" if state == "serving" else state)

@@ -23,6 +23,7 @@ from pyserve.accounts import become
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMP
 from pyserve.errors import ConfigError, HookError, PyserveError
+from pyserve.failpoint import failpoint
 from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
@@ -165,6 +166,7 @@ class Zygote:
 
     def load(self) -> bool:
         began = time.monotonic()
+        failpoint("zygote.loading")
         from pyserve_workers.accesslog import AccessLog
 
         generation = self.generation
@@ -186,6 +188,7 @@ class Zygote:
         except PyserveError as error:
             self.channel.send("LOAD_FAILED", kind=error.kind, message=error.message, details=error.details)
             return False
+        failpoint("zygote.loaded")
         self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
         # While the master answers:
         if generation.app is not None and "urllib.parse" in sys.modules:
@@ -204,6 +207,7 @@ class Zygote:
         except lifecycle.HookFailedError as error:
             self.refuse(message, "hook", str(error), user_traceback(error.__cause__ or error))
             return None
+        failpoint("zygote.forking")
         hubs.destroy()
         flush_streams()
         try:

@@ -1,0 +1,86 @@
+"""The app under fire. It writes down each request that it begins; its versions are good or fail in every way that new
+code has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+APP = """
+import hashlib, os, signal, time
+import pyserve
+
+JOURNAL = os.open({journal!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+VERSION = {version}
+served = 0
+
+def note(event, ident):
+    os.write(JOURNAL, f"{{event}} {{ident}} {{os.getpid()}} {{time.monotonic()}}\\n".encode())
+
+def die(number):
+    note("die", "-")
+    os.kill(os.getpid(), number)
+
+def first_request():
+    pass
+
+{special}
+
+def parts(ident):
+    for number in range(12):
+        time.sleep(0.01)
+        yield f"{{number}} {{ident}}\\n".encode()
+
+def wsgi(environ, start_response):
+    global served
+    kind, _, ident = environ["PATH_INFO"][1:].partition("/")
+    note("begin", ident)
+    served += 1
+    if served == 1:
+        first_request()
+    headers = [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid())), ("X-Version", str(VERSION))]
+    if kind == "stream":
+        start_response("200 OK", headers)
+        return parts(ident)
+    data = environ["wsgi.input"].read()
+    if kind == "work":
+        time.sleep(0.02)
+    body = f"{{ident}} {{len(data)}} {{hashlib.sha256(data).hexdigest()}}".encode()
+    start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+# What makes a version special.
+GOOD = "pass"
+VERSIONS = {
+    "good": GOOD,
+    "raises": "raise RuntimeError('planned: this import raises')",
+    "exits": "import sys; sys.exit('planned: this import exits')",
+    "hangs": "time.sleep(1000)",
+    "segfaults": "import faulthandler; faulthandler.disable(); note('die', '-'); os.kill(os.getpid(), signal.SIGSEGV)",
+    "hook raises": "@pyserve.on_init\ndef hook():\n    raise RuntimeError('planned: this hook raises')",
+    "crashes late": (
+        "import threading\n"
+        "@pyserve.on_bootstrap\ndef hook():\n"
+        "    signal.signal(signal.SIGALRM, lambda *_: die(signal.SIGKILL)); signal.setitimer(signal.ITIMER_REAL, 2.0)"
+    ),
+    "fails first": "def first_request():\n    raise RuntimeError('planned: the first request fails')",
+    "dies first": "def first_request():\n    die(signal.SIGKILL)",
+}
+DEADLY = {"crashes late", "dies first"}  # to workers that serve already, or soon
+
+
+class Deploys:
+    """``app.py`` in a folder, in one version after another; ``journal`` is what they write."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "app.py"
+        self.journal = folder / "journal"
+        self.version = 0
+        self.deploy("good")
+
+    def deploy(self, version: str) -> None:
+        self.version += 1
+        text = APP.format(journal=str(self.journal), version=self.version, special=VERSIONS[version])
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        new.rename(self.file)  # whoever imports it meanwhile finds one or the other
