@@ -19,6 +19,14 @@ def main() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
             setattr(sys, STREAMS[fd], open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115  (for ever)
+    if state := os.environ.pop("PYSERVE_UPGRADE", ""):  # this process is a master already; see upgrade.py
+        from pyserve.takeover import take_over
+
+        sys.exit(take_over(state))
+    if sys.argv[-2:-1] == ["--prove-upgrade"]:
+        from pyserve.takeover import prove
+
+        sys.exit(prove(sys.argv[1:-2], int(sys.argv[-1])))
     import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 
     _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # until the master has its handler, there is nothing to reload

@@ -220,6 +220,17 @@ class Channel:
         _close(fds)
         return None
 
+    def carried(self) -> dict[str, Any]:
+        outbox = [{"packet": packet.decode("ascii"), "fds": fds, "kind": kind} for packet, fds, kind in self.outbox]
+        return {"fd": self.fileno(), "outbox": outbox}
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> Channel:
+        """The master's end."""
+        channel = cls(socket.socket(fileno=record["fd"]), blocking=False)
+        channel.outbox.extend((each["packet"].encode("ascii"), each["fds"], each["kind"]) for each in record["outbox"])
+        return channel
+
     def peek(self) -> str | None:
         """The kind of the next message, which stays; None at the end of the file. BlockingIOError if there is none."""
         packet = self.socket.recv(MESSAGE_LIMIT + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)

@@ -7,16 +7,17 @@ import signal
 
 from pyserve import pidfds
 from pyserve.channel import Channel
+from pyserve.rollout import Worker
 from pyserve.scoreboard import SLOTS
 from pyserve.stackfile import StackFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socket import socket
+    from typing import Any
 
     from pyserve.config import Config
-    from pyserve.rollout import Worker
-    from pyserve.scoreboard import Slot
+    from pyserve.scoreboard import Scoreboard, Slot
 
 # Signals from the master to a child. Real-time ones, which neither apps nor people use.
 INTERRUPT = signal.SIGRTMIN + 1  # raise RequestTimeout in the app and log every thread's stack
@@ -63,6 +64,13 @@ class Pressure:
         end = now + INTERRUPT_GRACE
         return cls(why, [(now, INTERRUPTED), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)])
 
+    def carried(self) -> dict[str, Any]:
+        return {"why": self.why, "steps": self.steps}
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> Pressure:
+        return cls(record["why"], [(when, what) for when, what in record["steps"]])
+
     def stuck(self, now: float) -> None:
         """The child does not notice anything any more: its end is not to be waited for."""
         self.steps = [(now, DUMPED), (now + KILL_AFTER_DUMP, KILLED)]
@@ -85,6 +93,8 @@ class Pressure:
 
 class Child:
     """A process of ours: its channel, its pid once known, and what presses it."""
+
+    PLAIN: tuple[str, ...] = ("pid", "status", "killed_because", "at_end_of_file")  # attributes that are JSON values
 
     def __init__(self, channel: Channel, pid: int = 0) -> None:
         self.channel = channel
@@ -113,6 +123,19 @@ class Child:
             os.close(self.pidfd)
             self.pidfd = pidfds.NONE
 
+    def carried(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in self.PLAIN}
+        pressure = self.pressure and self.pressure.carried()
+        known = [self.pidfd] if self.pidfd != pidfds.NONE else []
+        return {"plain": plain, "channel": self.channel.carried(), "pidfd": {"fds": known}, "pressure": pressure}
+
+    def go_on(self, record: dict[str, Any]) -> None:
+        """Take over what is not given to the constructor."""
+        for name, value in record["plain"].items():
+            setattr(self, name, value)
+        self.pidfd = next(iter(record["pidfd"]["fds"]), pidfds.NONE)
+        self.pressure = Pressure.resume(record["pressure"]) if record["pressure"] else None
+
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens if the process has ended or has not said its pid yet."""
         if self.pid and self.status is None:
@@ -129,6 +152,8 @@ class Child:
 class Zygote(Child):
     """A generation's zygote."""
 
+    PLAIN = (*Child.PLAIN, "generation", "preload", "loaded", "stopping")
+
     def __init__(self, generation: int, config: Config, preload: str, channel: Channel, pid: int) -> None:
         super().__init__(channel, pid)
         self.generation = generation
@@ -136,6 +161,13 @@ class Zygote(Child):
         self.preload = preload
         self.loaded = False
         self.stopping = False
+
+    @classmethod
+    def resume(cls, record: dict[str, Any], config: Config) -> Zygote:
+        plain = record["plain"]
+        zygote = cls(plain["generation"], config, plain["preload"], Channel.resume(record["channel"]), 0)
+        zygote.go_on(record)
+        return zygote
 
     @property
     def name(self) -> str:
@@ -145,13 +177,26 @@ class Zygote(Child):
 class WorkerProcess(Child):
     """A worker: what the rollout knows of it, and its slot on the scoreboard."""
 
-    def __init__(self, worker: Worker, config: Config, channel: Channel, slot_index: int, slot: Slot) -> None:
+    PLAIN = (
+        *Child.PLAIN, "slot_index", "leaving", "deadline", "boot_failure", "cut", "heartbeat", "pressed_request",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        worker: Worker,
+        config: Config,
+        channel: Channel,
+        slot_index: int,
+        slot: Slot,
+        stacks: StackFile | None = None,
+    ) -> None:
         super().__init__(channel)
         self.worker = worker
+        self.generation = worker.generation
         self.config = config  # of its generation
         self.slot_index = slot_index
         self.slot = slot
-        self.stacks = StackFile()
+        self.stacks = stacks or StackFile.create()
         self.leaving = ""  # the cause, once it was told to drain or says that it does
         self.deadline = float("inf")  # of its drain, CLOCK_MONOTONIC seconds
         self.boot_failure = ""
@@ -174,6 +219,17 @@ class WorkerProcess(Child):
         super().close()
         self.stacks.close()
 
+    def carried(self) -> dict[str, Any]:
+        return {**super().carried(), "worker": self.worker._asdict(), "stacks": {"fd": self.stacks.fd}}
+
+    @classmethod
+    def resume(cls, record: dict[str, Any], config: Config, scoreboard: Scoreboard) -> WorkerProcess:
+        index = record["plain"]["slot_index"]
+        channel, stacks = Channel.resume(record["channel"]), StackFile(record["stacks"]["fd"])
+        process = cls(Worker(**record["worker"]), config, channel, index, scoreboard.slot(index), stacks)
+        process.go_on(record)
+        return process
+
     @property
     def name(self) -> str:
         pid = f" pid {self.pid}" if self.pid else ""
@@ -185,7 +241,14 @@ class ResponderProcess(Child):
 
     name = "responder"
     SLOT = SLOTS - 1  # on the scoreboard; there are never half as many workers
+    PLAIN = (*Child.PLAIN, "leaving")
     leaving = False
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> ResponderProcess:
+        process = cls(Channel.resume(record["channel"]))
+        process.go_on(record)
+        return process
 
     def kill(self, why: str) -> None:
         self.killed_because = why

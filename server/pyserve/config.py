@@ -127,6 +127,28 @@ class Config:
         given = (f"{name}={getattr(self, name)!r}" for name, origin in self.origin.items() if origin != DEFAULT)
         return f"Config({', '.join(given)})"
 
+    def carried(self) -> dict[str, Any]:
+        return {
+            "values": self.values(),
+            "origin": self.origin,
+            "sources": self.sources._asdict(),
+            "warnings": self.warnings,
+        }
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> Config:
+        """Settings that the version before did not have get their defaults, ones that are gone are left out."""
+        sources = Sources(**record["sources"])
+        values, origin = record["values"], record["origin"]
+        given = {name: Given(values.get(name, row.default), origin.get(name, DEFAULT)) for name, row in BY_NAME.items()}
+        complete(given, sources.cwd)
+        return cls(
+            {name: entry.value for name, entry in given.items()},
+            {name: entry.origin for name, entry in given.items()},
+            sources,
+            record["warnings"],
+        )
+
     def values(self) -> dict[str, Any]:
         """Every setting's value by name; JSON-able, for other processes."""
         return {name: getattr(self, name) for name in BY_NAME}

@@ -270,9 +270,18 @@ class Control:
 
     def finish(self, exit_code: int) -> None:
         """The master is about to end: the last word to everyone. The process hangs up when it does."""
-        now = time.monotonic()
         self.log.overheard = None
+        self.last_word({"ok": exit_code == 0, "text": "the server has stopped", "exit_code": exit_code})
+
+    def dismiss(self, text: str) -> None:
+        """The master is about to become another program, which knows nothing of who is connected now."""
+        self.last_word({"ok": False, "text": text})
+        for fd in list(self.clients):
+            self.drop(fd)
+
+    def last_word(self, fields: dict[str, Any]) -> None:
+        now = time.monotonic()
         for client in self.clients.values():
             if client.conversation is not None:
-                client.end({"ok": exit_code == 0, "text": "the server has stopped", "exit_code": exit_code}, now)
+                client.end(fields, now)
             client.write(now)

@@ -19,6 +19,7 @@ from pyserve.errors import BindError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 BACKLOG = 16
 CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
@@ -36,10 +37,10 @@ class ForbiddenError(Exception):
 class ControlSocket:
     """The listening socket. ``listen`` makes one."""
 
-    def __init__(self, sock: socket.socket, path: str) -> None:
+    def __init__(self, sock: socket.socket, path: str, file: tuple[int, int]) -> None:
         self.socket = sock
         self.path = path
-        self.file = _identity(path)
+        self.file = file  # its identity: another one may be there later
 
     @classmethod
     def listen(cls, path: str) -> ControlSocket:
@@ -51,7 +52,7 @@ class ControlSocket:
                 _remove_stale(path)
                 sock.bind(path)
                 sock.listen(BACKLOG)
-                return cls(sock, path)
+                return cls(sock, path, _identity(path))
         except OSError as error:
             sock.close()
             raise _failure(path, (error.strerror or str(error)).lower()) from None
@@ -60,6 +61,14 @@ class ControlSocket:
             raise
         finally:
             os.umask(before)
+
+    def carried(self) -> dict[str, Any]:
+        return {"fd": self.fileno(), "path": self.path, "file": self.file}
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> ControlSocket:
+        device, inode = record["file"]
+        return cls(socket.socket(fileno=record["fd"]), record["path"], (device, inode))
 
     def fileno(self) -> int:
         return self.socket.fileno()

@@ -9,7 +9,8 @@ import os
 
 from pyserve import listeners, zygotes
 from pyserve.accounts import ids_of
-from pyserve.errors import BY_KIND, AppError, BindError, ExitCode, PyserveError
+from pyserve.belongings import Belongings
+from pyserve.errors import BY_KIND, AppError, BindError, ExitCode
 from pyserve.logs import LogFiles
 from pyserve.notify import listen_fds
 from pyserve.scoreboard import Scoreboard
@@ -20,61 +21,61 @@ if TYPE_CHECKING:
 
     from pyserve.channel import Channel
     from pyserve.config import Config
+    from pyserve.master import Master
 
 
 def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     """Serve until told to stop; the exit code. PyserveError if it cannot begin."""
-    logs = LogFiles(config)
+    logs = LogFiles.open(config)
     owner = ids_of(config.user, config.group)
     try:
         activated = listen_fds(os.environ, os.getpid())
     except OSError as error:
         raise BindError(f"the sockets that LISTEN_FDS promises are not there: {error.strerror}") from None
-    pidfile = None
-    if config.pidfile:
-        from pyserve.pidfile import Pidfile
-
-        pidfile = Pidfile(config.pidfile)
-    control_socket = None
     opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
+    belongings = Belongings(logs, opened, Scoreboard.create())
     try:
         if config.control_socket:
             from pyserve.controlsocket import ControlSocket
 
-            control_socket = ControlSocket.listen(config.control_socket)
-        if pidfile:
+            belongings.control_socket = ControlSocket.listen(config.control_socket)
+        if config.pidfile:
+            from pyserve.pidfile import Pidfile
+
+            pidfile = Pidfile(config.pidfile)
             pidfile.write()
-        scoreboard = Scoreboard.create()
-        first = first_zygote(config, opened, scoreboard, logs)
+            belongings.pidfile = pidfile
+        first = first_zygote(config, belongings)
         from pyserve.master import Master
 
-        return Master(config, reload_config, opened, logs, scoreboard, first, control_socket).run()
-    except PyserveError:
+        master = Master(config, reload_config, belongings, first)
+    except BaseException:
+        belongings.put_away()
         raise
+    return run(master)
+
+
+def run(master: Master) -> int:
+    """Be the master, to its end, and put away what belonged to it; the exit code."""
+    try:
+        return master.run()
     except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
         import traceback
 
-        logs.error.critical(f"BUG: the master failed; the workers finish and leave\n{traceback.format_exc()}")
+        master.log.critical(f"BUG: the master failed; the workers finish and leave\n{traceback.format_exc()}")
         return ExitCode.INTERNAL
     finally:
-        for listener in opened:
-            listener.close(unlink=True)
-        if control_socket:
-            control_socket.close()
-        if pidfile:
-            pidfile.remove()
+        master.belongings.put_away()
 
 
-def first_zygote(
-    config: Config, opened: list[listeners.Listener], scoreboard: Scoreboard, logs: LogFiles
-) -> tuple[int, Channel] | None:
+def first_zygote(config: Config, ours: Belongings) -> tuple[int, Channel] | None:
     """Generation 1's zygote, at work; None if it cannot be had: the master then tries again, and says why not."""
     try:
         pid, channel = zygotes.start(config.worker_class)
     except OSError:
         return None
     try:
-        zygotes.configure(channel, config, 1, config.preload, opened, scoreboard, logs)
+        zygotes.configure(channel, config, 1, config.preload, ours.listeners, ours.scoreboard, ours.logs)
     except (OSError, ValueError):
         channel.close()
         os.waitpid(pid, 0)
@@ -86,7 +87,7 @@ def check(config: Config) -> None:
     """Load the app in a zygote, as serving would, and end it again. PyserveError says what is wrong."""
     import signal
 
-    logs = LogFiles(config)
+    logs = LogFiles.open(config)
     pid, channel = zygotes.start(config.worker_class)
     # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
     zygotes.configure(channel, config, 0, "always", [], Scoreboard.create(), logs)

@@ -17,6 +17,7 @@ from pyserve.errors import BindError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from pyserve.addresses import Address
 
@@ -67,6 +68,13 @@ class Listener:
             "server_port": self.server_port,
             "inherited": self.inherited,
         }
+
+    def carried(self) -> dict[str, Any]:
+        return {"fd": self.fileno(), "inherited": self.inherited}
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> Listener:
+        return cls(socket.socket(fileno=record["fd"]), inherited=record["inherited"])
 
     def close(self, *, unlink: bool) -> None:
         """Close this process's descriptor; ``unlink`` removes the file of a unix socket that was made here."""

@@ -77,7 +77,7 @@ class Log:
         self._may_wait = linux.may_wait(fd)
         self.overheard: Callable[[str, str], None] | None = None  # told of each text, info and above, with its word
         self.lost = 0  # records that could not be written since the last one that was
-        self._why_lost = ""
+        self.why_lost = ""
         self._torn = False  # does an unfinished record stand at the end of the log?
         self._colour = not os.environ.get("NO_COLOR") and os.isatty(fd)
         self._second = -1
@@ -129,7 +129,7 @@ class Log:
         lost = self.lost
         if lost:
             noun = "record was" if lost == 1 else "records were"
-            record = self._format("warn", f"{lost} {noun} lost before this one: {self._why_lost}") + record
+            record = self._format("warn", f"{lost} {noun} lost before this one: {self.why_lost}") + record
         if self._torn:
             record = "\n" + record
         if not self._write(record.encode("utf-8", "backslashreplace")):
@@ -163,7 +163,7 @@ class Log:
             while done < len(record):  # a short write is a full disk or pipe, seldom: going on tells which
                 done += write(self.fd, record[done:] if done else record)
         except OSError as error:
-            self._why_lost = why_lost(error.errno or 0)
+            self.why_lost = why_lost(error.errno or 0)
             if done:
                 self._torn = record[done - 1] != 10
             return False

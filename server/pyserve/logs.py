@@ -9,18 +9,38 @@ from pyserve.log import LEVELS, Log, open_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyserve.config import Config
 
 
 class LogFiles:
     """The error log, and the access log's descriptor if there is one."""
 
-    def __init__(self, config: Config) -> None:
-        self.paths = [(config.error_logfile, 2)]
+    def __init__(self, paths: list[tuple[str, int]], fds: list[int], level: str) -> None:
+        """``paths``: of each file, with the standard stream that a ``-`` means; the error log's is the first."""
+        self.paths = paths
+        self.fds = fds
+        self.error = Log(fds[0], level, "master")
+
+    @classmethod
+    def open(cls, config: Config) -> LogFiles:
+        """ConfigError that names the path if one cannot be opened."""
+        paths = [(config.error_logfile, 2)]
         if config.access_logfile:
-            self.paths.append((config.access_logfile, 1))
-        self.fds = [open_log(path, standard) for path, standard in self.paths]
-        self.error = Log(self.fds[0], config.log_level, "master")
+            paths.append((config.access_logfile, 1))
+        return cls(paths, [open_log(path, standard) for path, standard in paths], config.log_level)
+
+    def carried(self) -> dict[str, Any]:
+        level = next(name for name, threshold in LEVELS.items() if threshold == self.error.threshold)
+        lost = {"lost": self.error.lost, "why": self.error.why_lost}
+        return {"paths": self.paths, "fds": self.fds, "level": level, **lost}
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> LogFiles:
+        logs = cls([(path, standard) for path, standard in record["paths"]], record["fds"], record["level"])
+        logs.error.lost, logs.error.why_lost = record["lost"], record["why"]
+        return logs
 
     def set_level(self, level: str) -> None:
         self.error.threshold = LEVELS[level]

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import descriptors, linux, listeners, rollout, shutdown
+from pyserve import __version__, descriptors, linux, listeners, rollout, shutdown
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
 from pyserve.notify import Notifier
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pyserve.belongings import Belongings
     from pyserve.channel import Channel
     from pyserve.config import Config
     from pyserve.control import Control
-    from pyserve.controlsocket import ControlSocket
-    from pyserve.logs import LogFiles
-    from pyserve.scoreboard import Scoreboard
+    from pyserve.upgrade import Upgrade
 
 TICK = 1.0  # seconds between looks at the scoreboard
 # What the master did once, at its start, and does not do again on a reload.
@@ -44,11 +43,8 @@ class Master:
         self,
         config: Config,
         reload_config: Callable[[], Config],
-        opened: list[listeners.Listener],
-        logs: LogFiles,
-        scoreboard: Scoreboard,
-        first: tuple[int, Channel] | None,
-        control_socket: ControlSocket | None = None,
+        belongings: Belongings,
+        first: tuple[int, Channel] | None = None,
     ) -> None:
         """``first``: the zygote of generation 1, which has its configuration already, if it could be started."""
         self.began = time.monotonic()
@@ -56,12 +52,13 @@ class Master:
         self.candidate = config  # the newest that was found valid: the next generation's
         self.configs: dict[int, Config] = {}  # of each generation whose zygote may be started (again)
         self.reload_config = reload_config
-        self.listeners = opened
-        self.logs = logs
-        self.log = logs.error
+        self.belongings = belongings
+        self.listeners = belongings.listeners
+        self.logs = belongings.logs
+        self.log = belongings.logs.error
         self.notifier = Notifier()
         self.epoll = select.epoll()
-        self.population = Population(opened, logs, scoreboard, first, self.epoll, self.tell)
+        self.population = Population(self.listeners, self.logs, belongings.scoreboard, first, self.epoll, self.tell)
         self.responder = Responder(self.population)
         self.recycling = Recycling(self.population.workers, self.tell, self.log)
         self.state = rollout.State(plan_of(config), crash_window=config.crash_window, max_crashes=config.max_crashes)
@@ -71,11 +68,47 @@ class Master:
         self.shutdown = shutdown.Shutdown()
         self.reload_began = 0.0
         self.suspension = Suspension(self.began)
+        self.predecessor = ""  # the version that this one has taken over from
+        self.upgrade: Upgrade | None = None
         self.control: Control | None = None
-        if control_socket:
+        if belongings.control_socket:
             from pyserve.control import Control
 
-            self.control = Control(control_socket, self)
+            self.control = Control(belongings.control_socket, self)
+
+    def carried(self) -> dict[str, Any]:
+        configs = {**{child.generation: child.config for child in self.population.loaded()}, **self.configs}
+        return {
+            "version": __version__,
+            "began": self.began,
+            "belongings": self.belongings.carried(),
+            "candidate": self.candidate.carried(),
+            "generations": {str(generation): config.carried() for generation, config in configs.items()},
+            "known": list(self.configs),
+            "state": rollout.carried(self.state),
+            "population": self.population.carried(),
+            "responder": self.responder.carried(),
+            "recycling": self.recycling.carried(),
+        }
+
+    @classmethod
+    def resume(cls, record: dict[str, Any]) -> Master:
+        from pyserve.belongings import Belongings
+        from pyserve.config import Config, reload
+
+        state = rollout.resume(record["state"])
+        candidate = Config.resume(record["candidate"])
+        configs = {int(number): Config.resume(each) for number, each in record["generations"].items()}
+        master = cls(configs[rollout.goal(state)], lambda: reload(candidate), Belongings.resume(record["belongings"]))
+        master.predecessor = record["version"]
+        master.began = record["began"]
+        master.candidate = candidate
+        master.configs = {generation: configs[generation] for generation in record["known"]}
+        master.state = state
+        master.population.go_on(record["population"], configs)
+        master.responder.go_on(record["responder"])
+        master.recycling.go_on(record["recycling"])
+        return master
 
     # The loop.
 
@@ -94,6 +127,8 @@ class Master:
             self.log.tell_lost()
             if self.control:
                 self.control.turn()
+            if self.upgrade:
+                self.upgrade.turn()
         exit_code = self.end()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # while the interpreter ends, they would have their defaults
         if self.control:
@@ -107,20 +142,39 @@ class Master:
         self.epoll.register(self.wake, select.EPOLLIN)
         linux.set_child_subreaper()
         descriptors.take()
-        self.tell(rollout.Start())
+        if self.predecessor:
+            self.take_over()
+        else:
+            self.tell(rollout.Start())
         # From here on the zygote is at work; what takes time here costs nothing.
         from setproctitle import setproctitle
 
-        from pyserve import __version__
+        from pyserve.upgrade import Upgrade  # when it is asked for, the new version's would be found
 
         setproctitle(f"pyserve: master [{self.config.proc_name}]")
+        self.upgrade = Upgrade(self)
+        if not self.predecessor:
+            self.introduce()
+        if self.control:
+            self.control.begin()
+
+    def introduce(self) -> None:
         for text in self.config.warnings:
             self.log.warning(text)
         self.log.info(f"pyserve {__version__} on Python {sys.version.split()[0]}, pid {os.getpid()}")
         for listener in self.listeners:
             self.log.info(f"listening on {listener.url}{' (handed over)' if listener.inherited else ''}")
-        if self.control:
-            self.control.begin()
+
+    def take_over(self) -> None:
+        """Hear what has happened since the program before this one blocked its signals."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self.population.reap()
+        left = count(len(self.population.workers), "worker")
+        self.log.info(
+            f"upgraded: pyserve {__version__} on Python {sys.version.split()[0]} goes on in place of pyserve "
+            f"{self.predecessor}, pid {os.getpid()}; {left} not touched, new code for them comes with a reload"
+        )
+        self.notifier.ready(f"generation {rollout.goal(self.state)}, {self.workers}")
 
     def wait(self) -> None:
         """Sleep until something happens or somebody is late, and hear what the children say."""
@@ -129,6 +183,8 @@ class Master:
         soonest = min(self.population.soonest(now + tick), self.shutdown.look_again(now), rollout.due(self.state))
         if self.control:
             soonest = self.control.soonest(soonest)
+        if self.upgrade:
+            soonest = self.upgrade.soonest(soonest)
         asked = max(0.0, soonest - now)
         ready = self.epoll.poll(asked)
         self.wake_up(self.suspension.over(asked, time.monotonic()))
@@ -231,6 +287,17 @@ class Master:
         self.population.reopen_logs()
         self.log.info("log files reopened")
 
+    def on_usr2(self) -> None:
+        if self.shutdown.begun:
+            self.log.warning("upgrade refused: pyserve is stopping")
+            return
+        if self.upgrade:
+            self.upgrade.ask()
+
+    def hold_signals(self) -> set[int]:
+        """Let those that come now wait; the mask that there was."""
+        return signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
     def on_ttin(self) -> None:
         self.scale(+1)
 
@@ -267,6 +334,8 @@ class Master:
         """Do what a new phase of the shutdown begins with."""
         before, self.shutdown = self.shutdown, after
         if not before.begun:
+            if self.upgrade:
+                self.upgrade.cancel()
             self.population.stopping = True
             self.notifier.stopping()
         if before.phase != after.phase:
@@ -431,6 +500,7 @@ SIGNALS: dict[int, Callable[[Master], None]] = {
     signal.SIGQUIT: Master.on_quit,
     signal.SIGHUP: Master.on_hup,
     signal.SIGUSR1: Master.on_usr1,
+    signal.SIGUSR2: Master.on_usr2,
     signal.SIGTTIN: Master.on_ttin,
     signal.SIGTTOU: Master.on_ttou,
     signal.SIGCHLD: Master.on_chld,

@@ -23,6 +23,7 @@ from pyserve.scoreboard import STATES, free_slot
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyserve.channel import Message
     from pyserve.children import Child
@@ -76,6 +77,7 @@ class Population:
         self.oom_kills = OomKills()
         self.awake_since = 0.0  # CLOCK_MONOTONIC seconds; what was to be seen before was not looked at in time
         self.stopping = False  # from here on, requests that are cut count
+        self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
         self.unserved = False  # everything drains, and no worker accepted before
         self.cut = 0
 
@@ -84,6 +86,33 @@ class Population:
 
     def children(self) -> list[WorkerProcess | Zygote | ResponderProcess]:
         return [*self.workers.values(), *self.zygotes, *([self.responder] if self.responder else [])]
+
+    def carried(self) -> dict[str, Any]:
+        """Only what is told is gone from ``news``."""
+        return {
+            "workers": [process.carried() for process in self.workers.values()],
+            "zygotes": [zygote.carried() for zygote in self.zygotes],
+            "responder": self.responder and self.responder.carried(),
+            "failure": self.failure,
+            "cut": self.cut,
+        }
+
+    def loaded(self) -> list[WorkerProcess | Zygote]:
+        """The children that have a generation, and its configuration."""
+        return [*self.workers.values(), *self.zygotes]
+
+    def go_on(self, record: dict[str, Any], configs: dict[int, Config]) -> None:
+        """Take over the children of a master of which ``carried`` was the record. configs: those of the generations."""
+        for each in record["workers"]:
+            process = WorkerProcess.resume(each, configs[each["worker"]["generation"]], self.scoreboard)
+            self.workers[process.worker.id] = process
+        self.zygotes = [Zygote.resume(each, configs[each["plain"]["generation"]]) for each in record["zygotes"]]
+        self.responder = ResponderProcess.resume(record["responder"]) if record["responder"] else None
+        for child in self.children():
+            self.watch(child)  # which finds the end of a channel once more, if it was found before
+            child.at_end_of_file = False
+        self.failure = (record["failure"][0], record["failure"][1])
+        self.cut = record["cut"]
 
     # Starting.
 
@@ -364,7 +393,9 @@ class Population:
         while pid := pidfds.ended():
             child = self.whose(pid)
             if child is None:
-                os.waitpid(pid, 0)  # of the app's making, and left to us when its parent ended
+                _, status = os.waitpid(pid, 0)  # of the app's making, and left to us when its parent ended
+                if pid in self.awaited:
+                    self.awaited[pid] = status
                 continue
             self.read(child)  # its last words
             child.wait()

@@ -15,7 +15,7 @@ from pyserve.children import KILLED
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NamedTuple
+    from typing import Any, NamedTuple
 
     from pyserve.children import WorkerProcess
     from pyserve.config import Config
@@ -81,6 +81,17 @@ class Recycling:
         self.limits: dict[int, Limits] = {}  # by the rollout's id of the worker
         self.worn: set[int] = set()
         self.next_look = 0.0
+
+    def carried(self) -> dict[str, Any]:
+        return {
+            "limits": [[worker, limits._asdict()] for worker, limits in self.limits.items()],
+            "worn": list(self.worn),
+        }
+
+    def go_on(self, record: dict[str, Any]) -> None:
+        """Go on from such a record."""
+        self.limits = {worker: Limits(**limits) for worker, limits in record["limits"]}
+        self.worn = set(record["worn"])
 
     def turn(self, now: float) -> None:
         """Look at the workers that are new, and if it is time to, at all of them."""

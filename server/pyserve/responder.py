@@ -16,6 +16,8 @@ from pyserve.deaths import explain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyserve.config import Config
     from pyserve.population import Population
 
@@ -40,6 +42,8 @@ def worth_saying(state: rollout.State, nobody_since: float, now: float) -> bool:
 class Responder:
     """Told the rollout's state in each turn of the master's loop."""
 
+    PLAIN = ("nobody_since", "needed_until", "on", "deaths", "start_at", "answered")  # attributes that are carried
+
     def __init__(self, population: Population) -> None:
         self.population = population
         self.log = population.log
@@ -50,6 +54,14 @@ class Responder:
         self.deaths = 0  # of its process, since it was last not needed
         self.start_at = 0.0
         self.answered = 0  # requests, when it was last turned on
+
+    def carried(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.PLAIN}
+
+    def go_on(self, record: dict[str, Any]) -> None:
+        """Go on from such a record; what was said to the process is said again."""
+        for name in self.PLAIN:
+            setattr(self, name, record[name])
 
     @property
     def process(self) -> ResponderProcess | None:

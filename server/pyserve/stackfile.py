@@ -17,11 +17,16 @@ PART_END = b"\0"
 class StackFile:
     """``fd`` is what the worker gets a copy of."""
 
-    def __init__(self) -> None:
-        self.fd = os.memfd_create("pyserve-stacks", os.MFD_CLOEXEC)
-        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)  # the position is shared, and the file is cut now and then
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
         self.asked = False  # and not answered yet
         self.closed = False
+
+    @classmethod
+    def create(cls) -> StackFile:
+        fd = os.memfd_create("pyserve-stacks", os.MFD_CLOEXEC)
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # the position is shared, and the file is cut now and then
+        return cls(fd)
 
     def empty(self) -> None:
         os.ftruncate(self.fd, 0)

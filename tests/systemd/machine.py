@@ -22,18 +22,21 @@ NAMESPACES = ["unshare", "--pid", "--fork", "--mount", "--uts", "--ipc", "--kill
 BOOT = f"""
 set -eu
 application=$1; shift
-mount -t tmpfs tmpfs /srv
-mkdir -p /srv/myapp /srv/outside/tmp /srv/outside/var/tmp
-mount --bind "$application" /srv/myapp
-for own in /tmp /var/tmp; do
-    mount --rbind $own /srv/outside$own
+mount -t tmpfs tmpfs /mnt
+for own in /srv /tmp /var/tmp; do
+    mkdir -p /mnt$own
+    mount --rbind $own /mnt$own
     mount -t tmpfs tmpfs $own
 done
-for path; do
-    case $path in
-        /tmp/*|/var/tmp/*) mkdir -p "$path"; mount --bind "/srv/outside$path" "$path";;
+show() {{
+    case $1 in
+        /srv/*|/tmp/*|/var/tmp/*) mkdir -p "$2"; mount --bind "/mnt$1" "$2";;
+        *) [ "$1" = "$2" ] || mount --bind "$1" "$2";;
     esac
-done
+}}
+mkdir -p /srv/myapp
+show "$application" /srv/myapp
+for path; do show "$path" "$path"; done
 mount -t tmpfs tmpfs /run
 mount -t proc proc /proc
 mkdir -p /run/lock /run/systemd/system

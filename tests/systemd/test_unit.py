@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle.load import Load
+from support.installed import Installed
 from support.processes import title, wait_for
 from systemd.machine import Machine
 from systemd.service import NAME, UNITS, Service
@@ -65,6 +66,31 @@ def test_a_reload_of_broken_code_leaves_the_service_active(machine: Machine, fol
     wait_for(lambda: "the reload to generation 2 failed" in service.show("StatusText"), "the status")
     wait_for(lambda: service.show("ActiveState") == "active", "the unit's state")
     assert service.get().startswith("one ")
+
+
+def test_usr2_upgrades_the_service_under_load(machine: Machine, folder: Path) -> None:
+    """The manager sees one process and one service all the time."""
+    installed = Installed(folder / "site")
+    service = Service(machine, folder, drop_in="Environment=PYTHONPATH=/srv/myapp/site")
+    service.systemctl("start")
+    master, workers = service.master(), service.workers()
+    started, watched = (service.show(f"{name}TimestampMonotonic") for name in ("ExecMainStart", "Watchdog"))
+    with Load(service.url) as load:
+        installed.release("9.9")
+        machine.systemctl("kill", "--signal=SIGUSR2", "--kill-whom=main", NAME)
+        service.wait_for_log("upgraded: pyserve 9.9")
+        served = len(load.answers)
+        wait_for(lambda: len(load.answers) > served + 50)
+    assert load.failures == []
+    assert {status for status, _ in load.answers} == {200}
+    assert (service.master(), service.workers()) == (master, workers)
+    assert service.show("ExecMainStartTimestampMonotonic") == started
+    wait_for(lambda: service.show("WatchdogTimestampMonotonic") != watched, "a WATCHDOG=1")
+    assert (service.show("ActiveState"), service.show("NRestarts")) == ("active", "0")
+    service.systemctl("reload")
+    service.wait_for_log("reload done: generation 2")
+    service.systemctl("stop")
+    assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
 
 
 def test_stop_finishes_the_request_under_way(machine: Machine, folder: Path) -> None:

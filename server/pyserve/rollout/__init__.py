@@ -20,7 +20,7 @@ A worker that has reached a limit of its use is worn: a fresh one takes its plac
 ROLLING, when the room is the reload's.
 
 state.py has the records and the table of phases, handlers.py what each event means, failure.py what failures lead to,
-reconcile.py the rules that lead from what there is to what there should be.
+reconcile.py the rules that lead from what there is to what there should be, carried.py how it outlives the program.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from pyserve.rollout.actions import (
     StartZygote,
     StopZygote,
 )
+from pyserve.rollout.carried import carried, resume
 from pyserve.rollout.events import (
     CheckFailed,
     CheckPassed,
@@ -145,9 +146,11 @@ __all__ = [
     "Worn",
     "ZygoteGone",
     "backoff",
+    "carried",
     "due",
     "fewest",
     "goal",
+    "resume",
     "share",
     "step",
     "surge",

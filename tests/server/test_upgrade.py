@@ -1,0 +1,156 @@
+"""The upgrade in a master whose exec fails: all is as it was before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyserve import takeover, upgrade
+from pyserve.belongings import Belongings
+from pyserve.carried import descriptors
+from pyserve.config import load
+from pyserve.logs import LogFiles
+from pyserve.master import SIGNALS, Master
+from pyserve.rollout import STABLE, Generation
+from pyserve.scoreboard import Scoreboard
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Master]:
+    """One that has never run; generation 1 serves, with no worker."""
+    config = load({"app": "shop:app", "error_logfile": str(tmp_path / "log")}, {}, str(tmp_path))
+    master = Master(config, lambda: config, Belongings(LogFiles.open(config), [], Scoreboard.create()))
+    master.state = master.state._replace(phase=STABLE, good=1, last=1, generations=(Generation(1, master.state.plan),))
+    master.configs = {1: config}
+    yield master
+    for fd in (*master.logs.fds, master.wake, master.wake_writer):
+        os.close(fd)
+    master.epoll.close()
+
+
+def said(master: Master) -> str:
+    return Path(master.logs.paths[0][0]).read_text()
+
+
+def proven(master: Master) -> upgrade.Upgrade:
+    found = upgrade.Upgrade(master)
+    found.phase = upgrade.PROVEN
+    return found
+
+
+def test_an_exec_that_fails_leaves_all_as_it_was(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = proven(master)
+    usual = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    shared: list[int] = []
+
+    def execve(path: str, command: list[str], environ: dict[str, str]) -> None:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= set(SIGNALS)
+        shared.extend([int(environ[upgrade.VARIABLE]), *descriptors(master.carried())])
+        assert all(map(os.get_inheritable, shared))
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(os, "execve", execve)
+    found.turn()
+    assert found.phase == upgrade.IDLE
+    assert "upgrade failed, nothing was changed" in said(master)
+    assert "cannot be executed: No such file or directory" in said(master)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == usual
+    assert not any(map(os.get_inheritable, shared[1:]))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(shared[0])
+    assert upgrade.VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize("what", ["signal", "reload", "news"])
+def test_it_waits_while_anything_else_is_to_be_done(master: Master, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = proven(master)
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("now?"))
+    if what == "signal":
+        master.signals.append(signal.SIGHUP)
+    elif what == "news":
+        master.population.news.append(None)  # type: ignore[arg-type]  # any event
+    else:
+        master.state = master.state._replace(phase="rolling")
+    found.turn()
+    assert found.phase == upgrade.PROVEN
+
+
+@pytest.mark.parametrize("phase", [upgrade.WAITING, upgrade.PROVEN])
+def test_a_noun_that_cannot_be_carried_ends_no_server(
+    master: Master, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(master.population, "carried", lambda: {"what": object()})
+    before = os.listdir("/proc/self/fd")
+    found = upgrade.Upgrade(master)
+    found.phase = phase
+    found.turn()
+    assert found.phase == upgrade.IDLE
+    assert "upgrade failed, nothing was changed" in said(master)
+    assert "BUG: TypeError" in said(master)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("state", ["x", "99", "0"])
+def test_a_variable_that_somebody_else_has_set(state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert takeover.take_over(state) == 1
+    assert "PYSERVE_UPGRADE is for pyserve alone, take it out of the environment" in capsys.readouterr().err
+
+
+def test_a_child_that_cannot_be_started(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = os.listdir("/proc/self/fd")
+    found = upgrade.Upgrade(master)
+    found.ask()
+    found.turn()
+    assert found.phase == upgrade.IDLE
+    assert "the child that proves it cannot be started: Resource temporarily unavailable" in said(master)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "script", "command"),
+    [
+        (
+            ["python", "-X", "dev", "-m", "pyserve", "a:b"],
+            "/lib/pyserve/__main__.py",
+            ["-X", "dev", "-m", "pyserve", "a:b"],
+        ),
+        (["/v/bin/python", "venv/bin/pyserve", "a:b"], "venv/bin/pyserve", ["/srv/venv/bin/pyserve", "a:b"]),
+        (["/v/bin/python", "/v/bin/pyserve", "a:b"], "/v/bin/pyserve", ["/v/bin/pyserve", "a:b"]),
+    ],
+)
+def test_the_command_is_the_one_of_the_start(
+    words: list[str], script: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", words)
+    monkeypatch.setattr(sys, "argv", [script, "a:b"])
+    assert upgrade.own_command("/srv") == [sys.executable, *command]
+
+
+def test_a_phase_that_is_not_in_the_table_is_a_bug(master: Master) -> None:
+    with pytest.raises(AssertionError, match="BUG: upgrade: proven → proving"):
+        proven(master).become(upgrade.PROVING)
+
+
+def test_an_old_version_would_refuse_the_proof(capsys: pytest.CaptureFixture[str]) -> None:
+    """The option is none of the command line's: whoever does not look for it first ends, rather than serve."""
+    from pyserve import cli
+
+    assert cli.main(["a:b", upgrade.PROVE, "3"]) == 2
+    assert upgrade.PROVE in capsys.readouterr().err
+
+
+def test_the_literals_of_the_launcher() -> None:
+    """It does not import the module that has the names."""
+    text = (Path(upgrade.__file__).parent / "__main__.py").read_text()
+    assert f'"{upgrade.PROVE}"' in text
+    assert f'"{upgrade.VARIABLE}"' in text
