@@ -103,6 +103,7 @@ class Worker(ABC):
 
     def take_in(self, fd: int) -> None:
         """Serve a connection that no listener gave, and own its descriptor."""
+        os.close(fd)
         raise NotImplementedError(f"{type(self).__name__} serves only what it has accepted itself")
 
     # Its life.
