@@ -6,6 +6,8 @@
 VENV ?= .venv
 PYTHON ?= $(shell tools/find-python.sh)
 PYTEST_ARGS ?=
+# Most tests wait for servers most of the time.
+JOBS ?= $(shell echo $$(( $$(nproc) < 6 ? $$(nproc) + 2 : 8 )))
 SECONDS ?= 60
 ROUNDS ?= 5
 
@@ -24,8 +26,8 @@ help: ## this list
 serve: $(VENV)/stamp-serve ## serve examples/flask_app on http://127.0.0.1:8000 with four workers
 	cd examples/flask_app && $(abspath $(BIN))/pyserve app:app --workers 4 --pid $(abspath $(VENV))/pyserve.pid
 
-test: $(VENV)/stamp-test ## run every test; PYTEST_ARGS="-k reload tests/lifecycle" for some
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/stamp-test ## run every test, in JOBS processes; PYTEST_ARGS="-k reload tests/lifecycle" for some
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 test-all: ## run every test with each of Python 3.11, 3.12 and 3.13 that is here
 	@tools/each-python.sh 3.11 3.12 3.13

@@ -1,4 +1,5 @@
-"""For every test: an environment without the settings of whoever runs it, and the classes of workers to run it with."""
+"""For every test: an environment without the settings of whoever runs it, the classes of workers to run it with, and
+which tests stay together in one of the processes among which pytest-xdist spreads them."""
 
 from __future__ import annotations
 
@@ -6,8 +7,17 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import WORKER_CLASSES, server
+
+# A machine that is busy is slow, and nothing is wrong with that.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+# Folders whose tests are spread one by one, since what takes their time is waiting; others go by modules.
+SPREAD = {"lifecycle"}
+TOGETHER = {"packaging"}  # all of the folder: they build in this checkout
 
 # Variables that pyserve itself obeys, besides PYSERVE_*.
 OBEYED = {"PORT", "WEB_CONCURRENCY", "NO_COLOR"}
@@ -20,6 +30,18 @@ FROM_SYSTEMD = {
     "LISTEN_FDNAMES",
     "RUNTIME_DIRECTORY",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.parent.name
+        if folder in SPREAD:
+            continue
+        group = folder if folder in TOGETHER else f"{folder}/{item.path.stem}"
+        if folder == "examples":  # a module has a server for each class
+            callspec = getattr(item, "callspec", None)
+            group += f"[{callspec.params.get('worker_class', '')}]" if callspec else ""
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
