@@ -1,6 +1,7 @@
 """A Flask app that does what apps do: pages, JSON, forms, sessions, uploads, downloads, streams.
 
-Nothing is kept in the process, so it does not matter which worker answers, nor whether it is replaced meanwhile.
+Nothing of a visitor is kept in the process, so it does not matter which worker answers, nor whether it is replaced
+meanwhile. What a worker has for itself, a pool of connections, is opened and closed by hooks.
 """
 
 import csv
@@ -11,7 +12,10 @@ import tempfile
 import time
 
 from flask import Flask, Response, abort, jsonify, redirect, render_template, request, send_file, session, url_for
+from pool import Pool
 from version import VERSION
+
+import pyserve
 
 BLOCK = 64 * 1024
 PATTERN = bytes(range(256)) * (BLOCK // 256)
@@ -50,6 +54,29 @@ def healthz():
 @app.get("/api/whoami")
 def whoami():
     return jsonify(pid=os.getpid(), version=VERSION)
+
+
+# A pool of connections that lives as long as its worker
+
+
+@pyserve.on_init(timeout=10)
+def open_pool():
+    """In each worker before it is ready: no request waits for the first connection, and none is shared by a fork."""
+    app.pool = Pool()
+
+
+@pyserve.on_shutdown(timeout=5)
+def close_pool(signal):
+    """When the last request has been answered. ``signal`` is why: "reload", "SIGTERM", ..."""
+    app.pool.close()
+    print(f"worker {os.getpid()}: the pool is closed ({signal})", flush=True)
+
+
+@app.get("/api/pool")
+def pool():
+    with app.pool.connection() as connection:
+        (version,) = connection.execute("SELECT sqlite_version()").fetchone()
+    return jsonify(pid=os.getpid(), sqlite=version, idle=app.pool.idle.qsize())
 
 
 # JSON

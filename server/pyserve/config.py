@@ -84,6 +84,14 @@ class Config:
     keep_alive: float
     keepalive_linger: float
     hook_timeout: float
+    on_app_loaded: list[str]
+    before_fork: list[str]
+    after_fork: list[str]
+    on_init: list[str]
+    on_bootstrap: list[str]
+    on_destroy: list[str]
+    before_shutdown: list[str]
+    on_shutdown: list[str]
     limit_connections: int
     limit_request_line: int
     limit_request_fields: int

@@ -73,6 +73,13 @@ class RequestTimeout(BaseException):
     """
 
 
+class HookTimeout(BaseException):
+    """Raised inside a lifecycle hook that takes longer than its ``timeout``.
+
+    A BaseException, so that a hook's own ``except Exception`` does not swallow it.
+    """
+
+
 class ClientGone(BaseException):
     """Raised inside the app, by workers that can, when the client of a response that is being streamed has gone away.
 

@@ -355,6 +355,19 @@ class CheckURL(Kind):
         return text
 
 
+class Function(Kind):
+    """A function of a module that can be imported."""
+
+    metavar = "MODULE:FUNCTION"
+    expected = 'MODULE:FUNCTION, as in "myapp.hooks:close"'
+
+    def from_text(self, text: str) -> str:
+        module, _, name = text.strip().partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+            raise ValueError(f"expected {self.expected}")
+        return text.strip()
+
+
 class Variable(Kind):
     """An assignment to a variable of the environment, NAME=VALUE."""
 

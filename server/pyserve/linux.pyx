@@ -24,7 +24,9 @@ cdef extern from *:
     #include <string.h>
     #include <sys/prctl.h>
     #include <sys/resource.h>
+    #include <sys/syscall.h>
     #include <sys/socket.h>
+    #include <time.h>
     #include <unistd.h>
 
     #define PYSERVE_NOTICE_SIZE 256
@@ -121,6 +123,34 @@ cdef extern from *:
         return 0;
     }
 
+    #ifndef sigev_notify_thread_id
+    #define sigev_notify_thread_id _sigev_un._tid
+    #endif
+
+    static int the_timer = -1;
+
+    /* The kernel's own calls: older C libraries have these in a library of their own. */
+    static int start_timer_(int number, double seconds)
+    {
+        struct sigevent event;
+        struct itimerspec when;
+        memset(&event, 0, sizeof event);
+        memset(&when, 0, sizeof when);
+        event.sigev_notify = SIGEV_THREAD_ID;
+        event.sigev_signo = number;
+        event.sigev_notify_thread_id = (int)syscall(SYS_gettid);
+        if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &the_timer))
+            return -1;
+        when.it_value.tv_sec = (time_t)seconds;
+        when.it_value.tv_nsec = 1 + (long)((seconds - (double)when.it_value.tv_sec) * 999999998.0);
+        return (int)syscall(SYS_timer_settime, the_timer, 0, &when, NULL);
+    }
+
+    static void stop_timer_(void)
+    {
+        syscall(SYS_timer_delete, the_timer);
+    }
+
     static void (*marked_handler)(int) = NULL;
     static volatile int marked_fd = -1;
 
@@ -172,6 +202,8 @@ cdef extern from *:
     int drop_new_handshakes_(int fd) nogil
     int set_child_subreaper_() nogil
     int set_parent_death_signal_(int number) nogil
+    int start_timer_(int number, double seconds) nogil
+    void stop_timer_() nogil
     void arm_end(unsigned int seconds) nogil
     int mark_end_(int number, int fd) nogil
 
@@ -216,6 +248,17 @@ def mark_end(int number, int fd) -> None:
     faulthandler's leaves no sign of where its output is complete.
     """
     _check(mark_end_(number, fd))
+
+
+def start_timer(int number, double seconds) -> None:
+    """Send the calling thread the signal ``number`` once, after ``seconds``. A process has one such timer at a time, and
+    those that it forks have none."""
+    _check(start_timer_(number, seconds))
+
+
+def stop_timer() -> None:
+    """The signal, if it has not been sent yet, is not sent any more."""
+    stop_timer_()
 
 
 def end_after(unsigned int seconds) -> None:

@@ -544,7 +544,7 @@ class Population:
             return ""
         alone = process.slot.get("request_start")
         cut = line if alone else f"{count(active, 'request')} (the last to enter the app was {line})"
-        return f"{cut} in the app; "
+        return f"{cut} in the app; its stop hooks do not run; "
 
     def press_drain(self, process: WorkerProcess, deadline: float) -> None:
         if process.killed_because:

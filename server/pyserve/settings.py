@@ -16,6 +16,7 @@ from pyserve.kinds import (
     Bind,
     CheckURL,
     Choice,
+    Function,
     Kind,
     LogFile,
     Many,
@@ -285,7 +286,42 @@ SETTINGS = (
     ),
     Setting(
         "hook_timeout", "Timeouts", ("--hook-timeout",), Seconds(), 5.0,
-        "Seconds that the application's shutdown hooks get after the requests have ended.",
+        "Seconds that the application's stop hooks have of their own, beyond graceful_timeout, also when requests had "
+        "to be cut.",
+    ),
+    # ------------------------------------------------------------------------------------------------------------
+    Setting(
+        "on_app_loaded", "Hooks", ("--on-app-loaded",), Many(Function(), empty=True), [],
+        "Functions to call once per generation, after the application was imported; like all of these they come after "
+        "those that the application has decorated itself. What each hook is for: docs/lifecycle.md.",
+    ),
+    Setting(
+        "before_fork", "Hooks", ("--before-fork",), Many(Function(), empty=True), [],
+        "Functions to call before each worker is forked from the imported application.",
+    ),
+    Setting(
+        "after_fork", "Hooks", ("--after-fork",), Many(Function(), empty=True), [],
+        "Functions to call in each worker, before all else.",
+    ),
+    Setting(
+        "on_init", "Hooks", ("--on-init",), Many(Function(), empty=True), [],
+        "Functions to call in each worker before it is ready: open pools, warm caches.",
+    ),
+    Setting(
+        "on_bootstrap", "Hooks", ("--on-bootstrap",), Many(Function(), empty=True), [],
+        "Functions to call in each worker just before it is ready, after all of on_init.",
+    ),
+    Setting(
+        "on_destroy", "Hooks", ("--on-destroy",), Many(Function(), empty=True), [],
+        "Functions to call, with the cause, in a worker that is told to stop: produce no new work.",
+    ),
+    Setting(
+        "before_shutdown", "Hooks", ("--before-shutdown",), Many(Function(), empty=True), [],
+        "Functions to call, with the cause, after all of on_destroy and before connections are closed.",
+    ),
+    Setting(
+        "on_shutdown", "Hooks", ("--on-shutdown",), Many(Function(), empty=True), [],
+        "Functions to call, with the cause, in a worker whose connections are closed: release resources.",
     ),
     # ------------------------------------------------------------------------------------------------------------
     Setting(

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def test_who_answers(flask_app: Example, client: Client) -> None:
     who = client.get("/api/whoami").json()
     assert who["version"] == "1"
     assert who["pid"] in flask_app.server.workers()
+
+
+def test_the_pool_of_a_worker(flask_app: Example, client: Client) -> None:
+    answer = client.get("/api/pool").json()
+    assert answer["idle"] == 4
+    assert answer["sqlite"] == sqlite3.sqlite_version
+    assert answer["pid"] in flask_app.server.workers()
+
+
+def test_each_worker_closes_its_pool_when_it_leaves(tmp_path: Path, worker_class: str) -> None:
+    with serve_example("flask_app", tmp_path) as example:
+        old = example.server.workers()
+        example.reload()
+        new = example.server.workers()
+        example.server.stop()
+        for pids, cause in ((old, "reload"), (new, "SIGTERM")):
+            for pid in pids:
+                assert f"worker {pid}: the pool is closed ({cause})" in example.server.log
 
 
 def test_json(client: Client) -> None:

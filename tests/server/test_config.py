@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyserve import config, contradictions, cpus
+from pyserve import config, contradictions, cpus, lifecycle
 from pyserve.config import load, reload
 from pyserve.errors import ConfigError, PyserveError, UsageError
 from pyserve.settings import SETTINGS
@@ -58,6 +58,10 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "keep_alive": [("0", 0.0), ("2", 2.0), ("3", 3.0)],
     "keepalive_linger": [("0", 0.0), ("2", 2.0), ("3", 3.0)],
     "hook_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
+    **{
+        event: [("a:b", ["a:b"]), ("a.b:c,d:e.f", ["a.b:c", "d:e.f"]), ('["a:b", "c:d"]', ["a:b", "c:d"])]
+        for event in lifecycle.EVENTS
+    },
     "limit_connections": [("1", 1), ("2", 2), ("3000", 3000)],
     "limit_request_line": [("1K", 1024), ("2000", 2000), ("3000", 3000)],
     "limit_request_fields": [("1", 1), ("2", 2), ("256", 256)],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 import pyserve
 from pyserve import lifecycle
+from pyserve.errors import HookTimeout
 from pyserve.lifecycle import HookFailedError, close, has, run_start, run_stop
 
 
@@ -26,6 +29,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def decorator(event: str) -> Callable[[Any], Any]:
     found: Callable[[Any], Any] = getattr(pyserve, event)
     return found
+
+
+def quiet(text: str) -> None: ...
 
 
 def no_failure(text: str, error: BaseException) -> None:
@@ -53,7 +59,7 @@ def test_start_hooks_run_in_order_of_registration(event: str) -> None:
     ran: list[int] = []
     for number in range(3):
         decorator(event)(functools.partial(ran.append, number))
-    run_start(event)
+    run_start(event, quiet)
     assert ran == [0, 1, 2]
 
 
@@ -62,7 +68,7 @@ def test_stop_hooks_run_in_reverse_and_get_the_cause(event: str) -> None:
     ran: list[tuple[int, str]] = []
     for number in range(3):
         decorator(event)(lambda cause, number=number: ran.append((number, cause)))
-    run_stop(event, "SIGTERM", no_failure)
+    run_stop(event, "SIGTERM", quiet, no_failure)
     assert ran == [(2, "SIGTERM"), (1, "SIGTERM"), (0, "SIGTERM")]
 
 
@@ -70,7 +76,7 @@ def test_events_do_not_run_each_other() -> None:
     ran: list[str] = []
     for event in lifecycle.START:
         decorator(event)(functools.partial(ran.append, event))
-    run_start("on_init")
+    run_start("on_init", quiet)
     assert ran == ["on_init"]
 
 
@@ -83,7 +89,7 @@ def test_the_first_start_hook_that_fails_ends_it() -> None:
 
     pyserve.on_init(lambda: ran.append("after it"))
     with pytest.raises(HookFailedError) as failure:
-        run_start("on_init")
+        run_start("on_init", quiet)
     name = f"{__name__}.{opens_pool.__qualname__}"
     assert str(failure.value) == f"on_init hook {name} failed: ConnectionError: no database"
     assert isinstance(failure.value.__cause__, ConnectionError)
@@ -104,7 +110,7 @@ def test_stop_hooks_that_fail_are_told_and_the_others_still_run() -> None:
         raise KeyError("session")
 
     pyserve.on_shutdown(lambda _cause: ran.append("last registered"))
-    run_stop("on_shutdown", "reload", lambda text, error: told.append((text, error)))
+    run_stop("on_shutdown", "reload", quiet, lambda text, error: told.append((text, error)))
     assert ran == ["last registered", "first registered"]
     (first, error), (second, _) = told
     assert first.endswith("closes_session failed: KeyError: 'session'")
@@ -115,7 +121,7 @@ def test_stop_hooks_that_fail_are_told_and_the_others_still_run() -> None:
 def test_hook_without_a_name_is_shown_as_it_is() -> None:
     pyserve.on_init(functools.partial(int, "x"))
     with pytest.raises(HookFailedError, match=r"functools\.partial\(<class 'int'>, 'x'\)"):
-        run_start("on_init")
+        run_start("on_init", quiet)
 
 
 def test_async_hooks_of_a_worker_share_one_loop() -> None:
@@ -141,9 +147,9 @@ def test_async_hooks_of_a_worker_share_one_loop() -> None:
         loops.append(asyncio.get_running_loop())
         assert (cause, await task[0]) == ("SIGTERM", "done")
 
-    run_start("on_init")
-    run_start("on_bootstrap")
-    run_stop("on_shutdown", "SIGTERM", no_failure)
+    run_start("on_init", quiet)
+    run_start("on_bootstrap", quiet)
+    run_stop("on_shutdown", "SIGTERM", quiet, no_failure)
     assert len(loops) == 3
     assert len(set(loops)) == 1
     assert not loops[0].is_closed()
@@ -154,7 +160,7 @@ def test_async_hooks_of_a_worker_share_one_loop() -> None:
 
 def test_sync_hooks_make_no_loop() -> None:
     pyserve.on_init(lambda: None)
-    run_start("on_init")
+    run_start("on_init", quiet)
     assert lifecycle._loop is None
 
 
@@ -167,7 +173,7 @@ def test_any_awaitable_is_waited_for() -> None:
             yield from ()
 
     pyserve.on_init(lambda: Awaitable())
-    run_start("on_init")
+    run_start("on_init", quiet)
     assert ran == ["awaited"]
 
 
@@ -179,7 +185,7 @@ def test_workers_do_not_inherit_the_loop_of_the_zygote(event: str) -> None:
     @decorator(event)
     async def hook() -> None: ...
 
-    run_start(event)
+    run_start(event, quiet)
     assert lifecycle._loop is None
 
     @pyserve.on_init
@@ -189,7 +195,7 @@ def test_workers_do_not_inherit_the_loop_of_the_zygote(event: str) -> None:
     child = os.fork()
     if child == 0:
         try:
-            run_start("on_init")
+            run_start("on_init", quiet)
             os._exit(0)
         finally:
             os._exit(1)
@@ -202,5 +208,85 @@ def test_loop_of_a_zygote_is_closed_also_when_its_hook_fails() -> None:
         raise ValueError("no")
 
     with pytest.raises(HookFailedError):
-        run_start("before_fork")
+        run_start("before_fork", quiet)
     assert lifecycle._loop is None
+
+
+def test_the_decorators_take_a_timeout() -> None:
+    def one() -> None: ...
+
+    async def other() -> None: ...
+
+    assert pyserve.on_init(timeout=2.5)(one) is one
+    assert pyserve.on_init()(other) is other
+    assert [(hook.name, hook.timeout) for hook in lifecycle._hooks["on_init"]] == [
+        (f"{__name__}.{one.__qualname__}", 2.5),
+        (f"{__name__}.{other.__qualname__}", None),
+    ]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "5", True])
+def test_a_timeout_that_is_none(timeout: Any) -> None:
+    with pytest.raises(ValueError, match=r"on_init: timeout is .*, but must be a number of seconds, more than 0"):
+        pyserve.on_init(timeout=timeout)
+
+
+def test_a_function_is_a_hook_of_an_event_once() -> None:
+    ran: list[int] = []
+
+    def hook() -> None:
+        ran.append(1)
+
+    for _ in range(2):
+        pyserve.on_init(hook)
+    pyserve.on_bootstrap(hook)
+    run_start("on_init", quiet)
+    run_start("on_bootstrap", quiet)
+    assert ran == [1, 1]
+
+
+def test_what_has_ended_is_told_with_its_time() -> None:
+    told: list[str] = []
+
+    @pyserve.on_init
+    def first() -> None: ...
+
+    @pyserve.on_init
+    async def second() -> None: ...
+
+    run_start("on_init", told.append)
+    for line, hook in zip(told, (first, second), strict=True):
+        start, _, end = line.partition(" took ")
+        assert start == f"on_init hook {__name__}.{hook.__qualname__}"
+        assert float(end.removesuffix(" s")) >= 0
+
+
+def test_a_hook_that_takes_too_long() -> None:
+    @pyserve.on_init(timeout=0.01)
+    def slow() -> None:
+        while True:
+            pass
+
+    with pytest.raises(HookFailedError, match=r"slow failed: it took longer than its timeout of 0\.01 s$") as failure:
+        run_start("on_init", quiet)
+    assert isinstance(failure.value.__cause__, HookTimeout)
+
+
+def test_a_hooks_own_timeout_error_is_an_error_like_others() -> None:
+    @pyserve.on_init(timeout=60)
+    async def hook() -> None:
+        raise TimeoutError("the database does not answer")
+
+    with pytest.raises(HookFailedError, match="failed: TimeoutError: the database does not answer"):
+        run_start("on_init", quiet)
+
+
+def test_without_a_server_nothing_runs() -> None:
+    program = (
+        "import pyserve\n"
+        "@pyserve.on_init(timeout=1)\ndef hook(): print('ran')\n"
+        "@pyserve.on_shutdown\nasync def other(signal): print('ran')\n"
+        "print(hook.__name__, pyserve.on_init.__doc__[:13])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "hook In the worker\n"

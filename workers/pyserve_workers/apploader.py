@@ -51,6 +51,12 @@ def load(spec: str) -> tuple[Callable[..., Any], str]:
     return found, full
 
 
+def find(spec: str) -> Any:
+    """What ``MODULE:NAME`` names. AppError if there is no such thing."""
+    module, _, name = spec.partition(":")
+    return _follow(_import(module), name.split("."))
+
+
 # Reading the spec
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import sys
 
+from pyserve.errors import HookTimeout
+from pyserve.hooktime import Call
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -45,6 +48,29 @@ def prepare() -> None:
     hub = get_hub()
     hub.threadpool_class, hub.resolver_class  # noqa: B018  (they are imported when they are asked for)
     destroy()
+
+
+class GreenletCall(Call):
+    """A hook that may wait in the hub: the timer's signal then comes while another greenlet runs."""
+
+    def __init__(self) -> None:
+        from greenlet import getcurrent
+
+        super().__init__()
+        self.current = getcurrent
+        self.greenlet = getcurrent()
+
+    def end(self) -> None:
+        hub = current()
+        if hub is None or self.current() is self.greenlet:
+            self.interrupt()
+        else:
+            hub.loop.run_callback(self.throw)
+
+    def throw(self) -> None:
+        if self.running:
+            self.running = False
+            self.greenlet.throw(HookTimeout())
 
 
 def destroy() -> None:

@@ -17,6 +17,7 @@ except ImportError:
 else:
     monkey.patch_all()
 
+from pyserve import hooktime
 from pyserve_workers import hubs, zygote
 
 
@@ -25,4 +26,5 @@ def main() -> None:
         import pyserve_workers.geventworker  # noqa: F401
 
         hubs.prepare()
+        hooktime.make_call = hubs.GreenletCall
     zygote.main()

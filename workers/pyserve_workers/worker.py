@@ -159,11 +159,10 @@ class Worker(ABC):
         from pyserve_workers.apploader import user_traceback
 
         try:
-            lifecycle.run_start("after_fork")
             if self.generation.app is None:
                 self.generation.load_app()
-            lifecycle.run_start("on_init")
-            lifecycle.run_start("on_bootstrap")
+            for event in ("after_fork", "on_init", "on_bootstrap"):
+                lifecycle.run_start(event, self.log.debug)
         except lifecycle.HookFailedError as error:
             raise HookError(str(error), user_traceback(error.__cause__ or error)) from None
         self.install_signals()  # again: the app may have set its own
@@ -187,7 +186,7 @@ class Worker(ABC):
 
     def end(self) -> None:
         self.slot.set("heartbeat", 0)  # the loop has ended; hooks have a time of their own
-        lifecycle.run_stop("on_shutdown", self.cause, self.hook_failed)
+        lifecycle.run_stop("on_shutdown", self.cause, self.log.debug, self.hook_failed)
         lifecycle.close()
         self.errors.flush()
         self.channel.send("BYE", cut=self.cut)
@@ -284,8 +283,8 @@ class Worker(ABC):
     def announce(self) -> None:
         """Tell the app that this worker is leaving."""
         cause = self.cause
-        lifecycle.run_stop("on_destroy", cause, self.hook_failed)
-        lifecycle.run_stop("before_shutdown", cause, self.hook_failed)
+        lifecycle.run_stop("on_destroy", cause, self.log.debug, self.hook_failed)
+        lifecycle.run_stop("before_shutdown", cause, self.log.debug, self.hook_failed)
 
     def on_interrupt(self, _number: int, frame: FrameType | None) -> None:
         """The master says that the request in the app has run for too long, or that the graceful deadline is over."""

@@ -114,17 +114,19 @@ class Generation:
 
     def load_app(self) -> str:
         """Import the app and run its ``on_app_loaded`` hooks; what was loaded, in words. PyserveError if that fails."""
+        from pyserve_workers import namedhooks
         from pyserve_workers.apploader import load, user_traceback
 
         usual = gc.get_threshold()
         gc.set_threshold(COLLECT_EVERY)  # what an import makes stays; looking at it again and again takes a tenth of it
         try:
             self.app, description = load(self.config.app)
+            namedhooks.register(self.config)
         finally:
             if gc.get_threshold()[0] == COLLECT_EVERY:  # the app has not chosen its own
                 gc.set_threshold(*usual)
         try:
-            lifecycle.run_start("on_app_loaded")
+            lifecycle.run_start("on_app_loaded", self.log.debug)
         except lifecycle.HookFailedError as error:
             raise HookError(str(error), user_traceback(error.__cause__ or error)) from None
         return description
@@ -203,7 +205,7 @@ class Zygote:
         from pyserve_workers.apploader import user_traceback
 
         try:
-            lifecycle.run_start("before_fork")
+            lifecycle.run_start("before_fork", self.log.debug)
         except lifecycle.HookFailedError as error:
             self.refuse(message, "hook", str(error), user_traceback(error.__cause__ or error))
             return None
