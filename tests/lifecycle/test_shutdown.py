@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -86,6 +87,24 @@ def test_a_full_backlog_is_answered_in_full(project: Project) -> None:
             os.kill(pid, signal.SIGCONT)
         answers = [answer(client) for client in clients]
         assert [each[:15] for each in answers] == [b"HTTP/1.1 200 OK"] * 65
+        assert server.wait() == 0
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_backlog_is_answered_although_there_are_descriptors_for_a_part_only(project: Project) -> None:
+    """What could not be accepted at once was reset; now it is accepted as others are served."""
+    with serve("app:wsgi", "--workers", "1", "--keepalive-linger", "0", cwd=project.folder) as server:
+        assert server.get("/").status_code == 200
+        [worker] = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        highest = max(map(int, os.listdir(f"/proc/{worker}/fd")))
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (highest + 10, highest + 10))
+        clients = [connect(server) for _ in range(64)]
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("stopping")
+        server.wait_for(lambda: not server.zygotes())  # so everybody was told
+        os.kill(worker, signal.SIGCONT)
+        assert [answer(client)[:15] for client in clients] == [b"HTTP/1.1 200 OK"] * 64
         assert server.wait() == 0
 
 

@@ -244,7 +244,7 @@ class GeventWorker(LoopWorker):
             return False
         now = time.monotonic()
         if now < self.deadline:
-            return self.announced and not self.connections
+            return self.announced and not self.connections and not self.unserved
         if not self.asked_to_end:
             self.asked_to_end = True
             self.count_unfinished()

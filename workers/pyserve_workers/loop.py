@@ -63,6 +63,7 @@ class LoopWorker(Worker):
         self.interest: dict[int, int] = {}  # what epoll watches for, where it is not EPOLLIN
         self.listeners: dict[int, Listener] = {}
         self.paused: list[int] = []  # listeners that are out of epoll until the next sweep
+        self.unserved: dict[int, Listener] = {}  # those whose queues are to be served to their end, at the final stop
         self.limit = config.limit_connections
         self.shedding = Shedding(self)
         self.stale = False  # the app has run since epoll was asked: meanwhile the master may have said something
@@ -215,6 +216,7 @@ class LoopWorker(Worker):
         if self.state == "draining" and now >= self.linger_until:
             for connection in [c for c in self.connections.values() if c.idle and c not in self.taken]:
                 self.after(connection, connection.retire())
+        self.accept_rest()  # last: what they have sent is read before they can count as idle
 
     # Leaving.
 
@@ -224,34 +226,37 @@ class LoopWorker(Worker):
         if self.final and not self.listeners:
             self.listen()  # it has just booted: there is nobody else to take what waits there
         about = dict(zip(self.generation.listener_fds, self.generation.listeners, strict=True))
-        for fd in list(self.listeners):
-            if fd not in self.paused:
-                self.epoll.unregister(fd)
-            if self.final and not about[fd]["inherited"]:
-                self.accept_rest(fd)
-        self.listeners.clear()
+        for fd in set(self.listeners) - set(self.paused):
+            self.epoll.unregister(fd)
         self.paused.clear()
         for fd in self.generation.listener_fds:
-            close(fd)
+            if self.final and fd in self.listeners and not about[fd]["inherited"]:
+                self.unserved[fd] = self.listeners[fd]
+            else:
+                close(fd)
+        self.listeners.clear()
+        self.accept_rest()
         self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
         self.sweep_every = min(self.sweep_every, 0.1)
-        self.next_sweep = 0.0
+        self.next_sweep = time.monotonic() + self.sweep_every
 
-    def accept_rest(self, listener_fd: int) -> None:
-        while True:
+    def accept_rest(self) -> None:
+        """Take what is left in the queues, and close each that is empty. Where the system refuses, for lack of
+        descriptors or memory, the next sweep goes on, when others have been served."""
+        for fd, about in list(self.unserved.items()):
             try:
-                connection = accept(self.context, listener_fd, self.listeners[listener_fd])
+                while (connection := accept(self.context, fd, about)) is not None:
+                    self.keep(connection)
             except OSError as error:
-                self.log.error(f"cannot accept what is left in the queue: {error.strerror}")
-                return
-            if connection is None:
-                return
-            self.keep(connection)
+                self.log.debug(f"the rest of the queue has to wait: {error.strerror}")
+                continue
+            del self.unserved[fd]
+            close(fd)
 
     def drained(self) -> bool:
         if self.state != "draining":
             return False
-        if not self.connections:
+        if not self.connections and not self.unserved:
             return True
         if time.monotonic() < self.deadline:
             return False
@@ -261,6 +266,10 @@ class LoopWorker(Worker):
 
     def count_unfinished(self) -> None:
         """The deadline is over: the requests that are not answered yet are cut."""
+        if self.unserved:
+            self.log.error(
+                "clients in the queue are cut: there was no room for them until the graceful timeout was over"
+            )
         unfinished = [connection for connection in self.connections.values() if connection.unfinished]
         self.cut += len(unfinished)
         if unfinished:
