@@ -38,7 +38,8 @@ def of_worker(worker: Worker, pid: int, leaving: str, slot: Slot, now: int) -> d
 def of_generations(state: State, zygotes: dict[int, tuple[int, int]]) -> list[dict[str, Any]]:
     """Every generation that has a worker or a zygote. ``zygotes``: generation → (pid, rss)."""
     known = {generation.number: generation.zygote for generation in state.generations}
-    roles = {state.next: SOAKING} if state.phase == SOAKING else {state.good: "serving", state.next: "next"}
+    soaking = state.phase == SOAKING  # then the next one serves, and the committed one only waits to come back
+    roles = {state.next: "serving"} if soaking else {state.good: "serving", state.next: "next"}
     numbers = sorted({*known, *zygotes, *(worker.generation for worker in state.workers)})
     found = []
     for number in numbers:

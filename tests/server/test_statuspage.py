@@ -54,7 +54,7 @@ def test_generation_that_is_watched_serves_and_the_one_before_does_not() -> None
     workers = (Worker(2, 0, 2, SERVING),)
     loaded = (Generation(1, Plan(), READY), Generation(2, Plan(), READY))
     told = status.of_generations(State(phase=SOAKING, good=1, next=2, workers=workers, generations=loaded), {})
-    assert [(each["generation"], each["role"]) for each in told] == [(1, "previous"), (2, "soaking")]
+    assert [(each["generation"], each["role"]) for each in told] == [(1, "previous"), (2, "serving")]
 
 
 def test_totals() -> None:
