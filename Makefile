@@ -18,7 +18,7 @@ EXAMPLES := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-reload clean
+.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-memory bench-reload clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ bench: ## what a request costs beside other servers; CASES=hello,close SERVERS=p
 
 bench-start: ## time to the first answer, and memory, beside gunicorn and uWSGI
 	$(PYTHON) benchmarks/start.py
+
+bench-memory: ## private and shared memory of 1, 4 and 16 workers of the Django example, with and without preload, beside gunicorn
+	$(PYTHON) benchmarks/memory.py
 
 bench-reload: RELOADS = 20
 bench-reload: ## what clients notice of reloads, stops and crashes beside other servers; ROWS=direct,nginx SERVERS=... RELOADS=20
