@@ -39,7 +39,7 @@ class PatientWorker(LoopWorker):
 
     def serve(self) -> None:
         while not self.drained():
-            self.turn(self.sweep_every)
+            self.turn(self.patience)
             self.take_back()
 
     def answer(self, connection: Connection, _events: int) -> None:

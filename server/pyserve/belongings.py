@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyserve.handoff import HandoffQueue
 from pyserve.listeners import Listener
 from pyserve.logs import LogFiles
 from pyserve.scoreboard import Scoreboard
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
 
 
 class Belongings:
-    """The log files, the listeners and the scoreboard; control socket and pidfile, if there are to be any."""
+    """Log files, listeners, scoreboard and hand-off queue; control socket and pidfile, if there are to be any."""
 
     def __init__(
         self,
         logs: LogFiles,
         listeners: list[Listener],
         scoreboard: Scoreboard,
+        queue: HandoffQueue,
         control_socket: ControlSocket | None = None,
         pidfile: Pidfile | None = None,
     ) -> None:
         self.logs = logs
         self.listeners = listeners
         self.scoreboard = scoreboard
+        self.queue = queue
         self.control_socket = control_socket
         self.pidfile = pidfile
 
@@ -35,6 +38,7 @@ class Belongings:
         """Close the sockets, and remove the files that are of no use without this process."""
         for listener in self.listeners:
             listener.close(unlink=True)
+        self.queue.close()
         if self.control_socket:
             self.control_socket.close()
         if self.pidfile:
@@ -45,6 +49,7 @@ class Belongings:
             "logs": self.logs.carried(),
             "listeners": [listener.carried() for listener in self.listeners],
             "scoreboard": {"fd": self.scoreboard.fd},
+            "queue": self.queue.carried(),
             "control_socket": self.control_socket and self.control_socket.carried(),
             "pidfile": self.pidfile and self.pidfile.path,
         }
@@ -53,7 +58,8 @@ class Belongings:
     def resume(cls, record: dict[str, Any]) -> Belongings:
         logs = LogFiles.resume(record["logs"])
         listeners = [Listener.resume(each) for each in record["listeners"]]
-        belongings = cls(logs, listeners, Scoreboard(record["scoreboard"]["fd"]))
+        scoreboard = Scoreboard(record["scoreboard"]["fd"])
+        belongings = cls(logs, listeners, scoreboard, HandoffQueue.resume(record["queue"]))
         if record["control_socket"]:
             from pyserve.controlsocket import ControlSocket
 

@@ -29,7 +29,7 @@ LAST_COUNTS = ("REOPEN", "RESPOND", "STACKS")
 # Every message there is: kind → {field: type}.
 MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     # master → zygote
-    # fds: scoreboard, error log, access log if there is one, listeners
+    # fds: scoreboard, both ends of the hand-off queue, error log, access log if there is one, listeners
     "CONFIG": {"generation": int, "master": int, "config": dict, "listeners": list, "preload": str},
     "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel, its stack file
     # zygote → master
@@ -47,6 +47,7 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     # master → worker
     "CHECK": {},  # answer the check request that the configuration names
     "GO": {},
+    "TAKE": {"allowed": bool},  # connections from the hand-off queue, once it serves; unasked, it may
     "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool},  # deadline: CLOCK_MONOTONIC seconds
     "STACKS": {},  # write into the stack file what no signal handler can find
     "REOPEN": {},  # fds: error log, access log?

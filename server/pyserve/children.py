@@ -178,7 +178,8 @@ class WorkerProcess(Child):
     """A worker: what the rollout knows of it, and its slot on the scoreboard."""
 
     PLAIN = (
-        *Child.PLAIN, "slot_index", "leaving", "deadline", "boot_failure", "cut", "heartbeat", "pressed_request",
+        *Child.PLAIN, "slot_index", "leaving", "deadline", "boot_failure", "cut", "takes", "heartbeat",
+        "pressed_request",
     )  # fmt: skip
 
     def __init__(
@@ -201,6 +202,7 @@ class WorkerProcess(Child):
         self.deadline = float("inf")  # of its drain, CLOCK_MONOTONIC seconds
         self.boot_failure = ""
         self.cut = 0
+        self.takes = True  # connections from the hand-off queue, once it serves
         self.heartbeat = False  # it stores one: it watches over its requests itself, and we only over that
         self.pressed_request = 0  # request_start of the request, or the heartbeat, that the pressure is for
 

@@ -83,6 +83,7 @@ class Config:
     write_timeout: float
     keep_alive: float
     keepalive_linger: float
+    handoff_timeout: float
     hook_timeout: float
     on_app_loaded: list[str]
     before_fork: list[str]

@@ -11,6 +11,7 @@ from pyserve import listeners, zygotes
 from pyserve.accounts import ids_of
 from pyserve.belongings import Belongings
 from pyserve.errors import BY_KIND, AppError, BindError, ExitCode
+from pyserve.handoff import HandoffQueue
 from pyserve.logs import LogFiles
 from pyserve.notify import listen_fds
 from pyserve.scoreboard import Scoreboard
@@ -33,7 +34,7 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     except OSError as error:
         raise BindError(f"the sockets that LISTEN_FDS promises are not there: {error.strerror}") from None
     opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
-    belongings = Belongings(logs, opened, Scoreboard.create())
+    belongings = Belongings(logs, opened, Scoreboard.create(), HandoffQueue.create())
     try:
         if config.control_socket:
             from pyserve.controlsocket import ControlSocket
@@ -75,7 +76,7 @@ def first_zygote(config: Config, ours: Belongings) -> tuple[int, Channel] | None
     except OSError:
         return None
     try:
-        zygotes.configure(channel, config, 1, config.preload, ours.listeners, ours.scoreboard, ours.logs)
+        zygotes.configure(channel, config, 1, config.preload, ours.listeners, ours.scoreboard, ours.queue, ours.logs)
     except (OSError, ValueError):
         channel.close()
         os.waitpid(pid, 0)
@@ -90,7 +91,7 @@ def check(config: Config) -> None:
     logs = LogFiles.open(config)
     pid, channel = zygotes.start(config.worker_class)
     # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
-    zygotes.configure(channel, config, 0, "always", [], Scoreboard.create(), logs)
+    zygotes.configure(channel, config, 0, "always", [], Scoreboard.create(), HandoffQueue.create(), logs)
     channel.socket.settimeout(config.boot_timeout)
     try:
         message = channel.receive()

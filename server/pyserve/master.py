@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import __version__, descriptors, linux, listeners, rollout, shutdown
+from pyserve import __version__, descriptors, handoff, linux, listeners, rollout, shutdown
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
 from pyserve.notify import Notifier
@@ -58,7 +58,9 @@ class Master:
         self.log = belongings.logs.error
         self.notifier = Notifier()
         self.epoll = select.epoll()
-        self.population = Population(self.listeners, self.logs, belongings.scoreboard, first, self.epoll, self.tell)
+        self.population = Population(
+            self.listeners, self.logs, belongings.scoreboard, belongings.queue, first, self.epoll, self.tell
+        )
         self.responder = Responder(self.population)
         self.recycling = Recycling(self.population.workers, self.tell, self.log)
         self.state = rollout.State(plan_of(config), crash_window=config.crash_window, max_crashes=config.max_crashes)
@@ -206,6 +208,9 @@ class Master:
         return self.state.phase == rollout.STOPPING and not self.population
 
     def end(self) -> int:
+        rest = self.population.queue.answer_rest()
+        if rest:
+            self.log.warning(f"{count(rest, 'request')} came when no worker was left; answered with 503")
         if self.exit_code != ExitCode.OK:
             return self.exit_code
         cut = self.population.cut
@@ -383,6 +388,7 @@ class Master:
 
     def tell(self, event: rollout.Event) -> None:
         self.state, actions = rollout.step(self.state, event)
+        self.population.let_take(handoff.takers(self.state))  # before one of them drains
         for action in actions:
             failpoint(f"master.{type(action).__name__}")
             ACTIONS[type(action)](self, action)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyserve.channel import Message
     from pyserve.children import Child
     from pyserve.config import Config
+    from pyserve.handoff import HandoffQueue
     from pyserve.listeners import Listener
     from pyserve.logs import LogFiles
     from pyserve.scoreboard import Scoreboard
@@ -57,6 +58,7 @@ class Population:
         listeners: list[Listener],
         logs: LogFiles,
         scoreboard: Scoreboard,
+        queue: HandoffQueue,
         first: tuple[int, Channel] | None,
         epoll: select.epoll,
         tell: Callable[[rollout.Event], None],
@@ -67,6 +69,8 @@ class Population:
         self.epoll = epoll
         self.tell = tell
         self.scoreboard = scoreboard
+        self.queue = queue
+        self.takers: set[int] = set()  # of connections from the queue: ids
         self.first = first  # generation 1's zygote, which has its CONFIG
         self.workers: dict[int, WorkerProcess] = {}  # by rollout's id
         self.zygotes: list[Zygote] = []
@@ -135,7 +139,9 @@ class Population:
         if first:
             return
         try:
-            zygotes.configure(channel, config, generation, preload, self.listeners, self.scoreboard, self.logs)
+            zygotes.configure(
+                channel, config, generation, preload, self.listeners, self.scoreboard, self.queue, self.logs
+            )
         except (OSError, ValueError) as error:
             self.stop_zygote(zygote)
             self.not_started(generation, f"its configuration cannot be handed over: {error}")
@@ -217,6 +223,20 @@ class Population:
         process.worker = process.worker._replace(state=rollout.SERVING)
         process.channel.send("GO")
         self.log.info(f"{process.name} is serving")
+
+    def let_take(self, takers: set[int]) -> None:
+        """Have these workers, by their ids, and no others take connections from the hand-off queue."""
+        if takers == self.takers:
+            return
+        self.takers = takers
+        if self.responder:
+            self.scoreboard.slot(self.responder.SLOT).set("takers", len(takers))
+        for worker_id, process in self.workers.items():
+            process.slot.set("takers", len(takers - {worker_id}))
+            allowed = worker_id in takers
+            if allowed != process.takes and process.worker.state == rollout.SERVING:
+                process.takes = allowed
+                process.channel.send("TAKE", allowed=allowed)
 
     def drain(self, worker_id: int, cause: str, deadline: float, *, final: bool) -> None:
         """Have a worker finish what it has begun and leave; ``final``: it also takes what is left in the queues.

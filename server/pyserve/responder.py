@@ -126,7 +126,8 @@ class Responder:
         population.responder = process
         population.watch(process)
         try:
-            zygotes.configure(channel, config, 0, "never", population.listeners, population.scoreboard, population.logs)
+            opened, queue = population.listeners, population.queue
+            zygotes.configure(channel, config, 0, "never", opened, population.scoreboard, queue, population.logs)
         except (OSError, ValueError) as error:
             self.log.error(f"responder: its configuration cannot be handed over: {error}")
             process.kill("it has no configuration")

@@ -47,6 +47,7 @@ FIELDS = (
     ("queued", 1),
     ("queue_waits", 1),
     ("queue_time", 1),
+    ("takers", 1),
     ("request_line_length", 1),
 )
 OFFSETS: dict[str, int] = {}

@@ -285,6 +285,11 @@ SETTINGS = (
         "Seconds that idle connections stay open when a worker leaves, to answer a request already on its way.",
     ),
     Setting(
+        "handoff_timeout", "Timeouts", ("--handoff-timeout",), Seconds(zero=True), 5.0,
+        "Seconds for which a worker that leaves waits for others to take its idle connections over; then they end with "
+        "it, after keepalive_linger. 0: they are never given to another worker.",
+    ),
+    Setting(
         "hook_timeout", "Timeouts", ("--hook-timeout",), Seconds(), 5.0,
         "Seconds that the application's stop hooks have of their own, beyond graceful_timeout, also when requests had "
         "to be cut.",

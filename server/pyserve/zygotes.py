@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pyserve.channel import Channel
     from pyserve.config import Config
+    from pyserve.handoff import HandoffQueue
     from pyserve.listeners import Listener
     from pyserve.logs import LogFiles
     from pyserve.scoreboard import Scoreboard
@@ -139,13 +140,14 @@ def configure(
     preload: str,
     opened: Iterable[Listener],
     scoreboard: Scoreboard,
+    queue: HandoffQueue,
     logs: LogFiles,
 ) -> None:
     """Tell a zygote what it is to load, and hand over what its workers will use. OSError, ValueError: it cannot be."""
     opened = list(opened)
     channel.send(
         "CONFIG",
-        fds=[scoreboard.fd, *logs.fds, *(listener.fileno() for listener in opened)],
+        fds=[scoreboard.fd, *queue.fds, *logs.fds, *(listener.fileno() for listener in opened)],
         generation=generation,
         master=os.getpid(),
         config=config.values(),

@@ -15,6 +15,7 @@ from pyserve.channel import Channel
 from pyserve.children import Pressure, WorkerProcess, Zygote
 from pyserve.config import Config, load
 from pyserve.controlsocket import ControlSocket
+from pyserve.handoff import HandoffQueue
 from pyserve.listeners import Listener
 from pyserve.log import Log
 from pyserve.logs import LogFiles
@@ -218,6 +219,17 @@ def test_scoreboard() -> None:
     scoreboard = Scoreboard.create()
     scoreboard.slot(3).set("requests", 12)
     assert Scoreboard(scoreboard.fd).slot(3).get("requests") == 12
+
+
+def test_handoff_queue() -> None:
+    """What is on its way is still there."""
+    queue = HandoffQueue.create()
+    queue.outlet.send(b"a connection")
+    again = HandoffQueue.resume(through(queue.carried()))
+    assert again.inlet.recv(100) == b"a connection"
+    again.close()
+    for end in (queue.outlet, queue.inlet):
+        end.detach()
 
 
 PLANS = [rollout.Plan(), rollout.Plan(3, "25%", "10%", True, 0.5, 7.0)]

@@ -36,6 +36,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "BYE": {"cut": 0},
     "CHECK": {},
     "GO": {},
+    "TAKE": {"allowed": False},
     "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False},
     "STACKS": {},
     "REOPEN": {},

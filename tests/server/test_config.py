@@ -57,6 +57,7 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "write_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
     "keep_alive": [("0", 0.0), ("2", 2.0), ("3", 3.0)],
     "keepalive_linger": [("0", 0.0), ("2", 2.0), ("3", 3.0)],
+    "handoff_timeout": [("0", 0.0), ("2", 2.0), ("3", 3.0)],
     "hook_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
     **{
         event: [("a:b", ["a:b"]), ("a.b:c,d:e.f", ["a.b:c", "d:e.f"]), ('["a:b", "c:d"]', ["a:b", "c:d"])]

@@ -15,6 +15,7 @@ from pyserve import takeover, upgrade
 from pyserve.belongings import Belongings
 from pyserve.carried import descriptors
 from pyserve.config import load
+from pyserve.handoff import HandoffQueue
 from pyserve.logs import LogFiles
 from pyserve.master import SIGNALS, Master
 from pyserve.rollout import STABLE, Generation
@@ -25,12 +26,14 @@ from pyserve.scoreboard import Scoreboard
 def master(tmp_path: Path) -> Iterator[Master]:
     """One that has never run; generation 1 serves, with no worker."""
     config = load({"app": "shop:app", "error_logfile": str(tmp_path / "log")}, {}, str(tmp_path))
-    master = Master(config, lambda: config, Belongings(LogFiles.open(config), [], Scoreboard.create()))
+    belongings = Belongings(LogFiles.open(config), [], Scoreboard.create(), HandoffQueue.create())
+    master = Master(config, lambda: config, belongings)
     master.state = master.state._replace(phase=STABLE, good=1, last=1, generations=(Generation(1, master.state.plan),))
     master.configs = {1: config}
     yield master
     for fd in (*master.logs.fds, master.wake, master.wake_writer):
         os.close(fd)
+    master.belongings.queue.close()
     master.epoll.close()
 
 

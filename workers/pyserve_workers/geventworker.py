@@ -77,6 +77,7 @@ class GeventWorker(LoopWorker):
         if self.config.timeout:
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
         self.ticker = self.hub.loop.timer(self.sweep_every, self.sweep_every)
+        self.soon = self.hub.loop.timer(0.0)  # not started
 
     def make_draining_event(self) -> Event:
         return Event()
@@ -101,7 +102,14 @@ class GeventWorker(LoopWorker):
         self.next_sweep = 0.0
         self.pool.go()
 
+    def sweep_within(self, seconds: float) -> None:
+        super().sweep_within(seconds)
+        self.soon.close()
+        self.soon = self.hub.loop.timer(seconds)
+        self.soon.start(self.on_tick)
+
     def end(self) -> None:
+        self.soon.close()
         self.pool.end()
         super().end()
         close_databases()
@@ -116,7 +124,7 @@ class GeventWorker(LoopWorker):
             while alone and not self.over.is_set():
                 # A timer that has fired is not active any more: whoever it wakes may be next in this round of the hub.
                 alone = loop.activecnt == OWN_WATCHERS and not loop.pendingcnt
-                self.turn(self.sweep_every if alone and not self.pending else 0.0)
+                self.turn(self.patience if alone and not self.pending else 0.0)
                 self.bunch.push()
                 if self.state == "draining" and self.drained():
                     self.over.set()
@@ -169,7 +177,8 @@ class GeventWorker(LoopWorker):
         self.linger_until = math.inf
         super().announce()
         self.announced = True
-        self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
+        if not self.handoff.leaving:
+            self.linger()
         self.hub.loop.run_callback(self.tick_every, self.sweep_every)
         self.pool.check(leader)
 

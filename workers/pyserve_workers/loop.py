@@ -6,6 +6,7 @@ One turn of the loop is here too. Who calls it, and where the app runs, is the c
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from abc import abstractmethod
@@ -16,6 +17,7 @@ from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
 from pyserve_workers.crowd import expired
+from pyserve_workers.handoff import Handoff
 from pyserve_workers.losses import AccessLosses
 from pyserve_workers.shedding import Shedding
 from pyserve_workers.system import close
@@ -62,26 +64,30 @@ class LoopWorker(Worker):
         self.connections: dict[int, Connection] = {}
         self.interest: dict[int, int] = {}  # what epoll watches for, where it is not EPOLLIN
         self.listeners: dict[int, Listener] = {}
+        self.ways_in = [Listener("http", it["server_name"], it["server_port"]) for it in self.generation.listeners]
         self.paused: list[int] = []  # listeners that are out of epoll until the next sweep
         self.unserved: dict[int, Listener] = {}  # those whose queues are to be served to their end, at the final stop
         self.limit = config.limit_connections
         self.shedding = Shedding(self)
+        self.handoff = Handoff(self)
         self.stale = False  # the app has run since epoll was asked: meanwhile the master may have said something
         self.pending: list[Connection] = []  # with complete requests in their buffers, for the next turn
         self.taken: set[Connection] = set()  # others are at work on these
         timeouts = (config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive)
         self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
         self.next_sweep = 0.0
-        self.linger_until = 0.0  # while draining: when idle connections are closed
+        self.patience = self.sweep_every  # seconds that the loop may sleep
+        self.linger_until = math.inf  # while draining: when idle connections are closed
 
     @abstractmethod
     def make_draining_event(self) -> Any:
         """What apps have as ``environ["pyserve.draining"]``: ``is_set()`` and ``wait(timeout=None)``."""
 
     def listen(self) -> None:
-        for fd, about in zip(self.generation.listener_fds, self.generation.listeners, strict=True):
-            self.listeners[fd] = Listener("http", about["server_name"], about["server_port"])
+        for fd, way_in in zip(self.generation.listener_fds, self.ways_in, strict=True):
+            self.listeners[fd] = way_in
             self.epoll.register(fd, LISTENER_EVENTS)
+        self.handoff.listen()
 
     def turn(self, patience: float) -> None:
         """Do all that is ready, and once in a while look for what is late."""
@@ -93,9 +99,9 @@ class LoopWorker(Worker):
         for fd, events in self.poll(patience):
             if (ready := connections.get(fd)) is not None:
                 self.answer(ready, events)
-            elif fd in self.listeners:
+            elif fd in self.listeners or fd == self.handoff.inlet:
                 waiting.append(fd)
-            else:
+            elif not self.handoff.is_outlet(fd):
                 self.control()
         for fd in waiting:  # last: while this worker was busy, another may have taken the connection
             self.take(fd)
@@ -129,11 +135,11 @@ class LoopWorker(Worker):
             if wanted != self.interest.get(fd, select.EPOLLIN):
                 self.epoll.modify(fd, wanted)
                 self.interest[fd] = wanted
+            if self.handoff.leaving:
+                self.handoff.offer(connection)
 
     def take_in(self, fd: int) -> None:
-        about = self.generation.listeners[0]
-        listener = Listener("http", about["server_name"], about["server_port"])
-        self.keep(Connection(self.context, fd, listener))
+        self.keep(Connection(self.context, fd, self.ways_in[0]))
 
     # Accepting.
 
@@ -148,7 +154,9 @@ class LoopWorker(Worker):
         if self.stale:
             self.control()
         self.stale = True
-        if listener_fd in self.listeners and not self.full:
+        if listener_fd == self.handoff.inlet:
+            self.handoff.take()
+        elif listener_fd in self.listeners and not self.full:
             self.accept_one(listener_fd)
 
     def accept_one(self, listener_fd: int) -> None:
@@ -193,7 +201,7 @@ class LoopWorker(Worker):
         if listener_fd not in self.paused:
             self.epoll.unregister(listener_fd)
             self.paused.append(listener_fd)
-        self.next_sweep = time.monotonic() + ACCEPT_PAUSE
+        self.sweep_within(ACCEPT_PAUSE)
 
     def resume_accepting(self) -> None:
         for listener_fd in self.paused:
@@ -202,8 +210,14 @@ class LoopWorker(Worker):
 
     # Lateness.
 
+    def sweep_within(self, seconds: float) -> None:
+        """Look for what is late sooner than usual, once."""
+        self.next_sweep = min(self.next_sweep, time.monotonic() + seconds)
+        self.patience = min(self.patience, seconds)
+
     def sweep(self, now: float) -> None:
         self.next_sweep = now + self.sweep_every
+        self.patience = self.sweep_every
         self.slot.set("heartbeat", time.monotonic_ns())
         if not self.full:
             self.resume_accepting()
@@ -213,6 +227,7 @@ class LoopWorker(Worker):
         self.shedding.sweep(now)
         self.losses.look()
         self.log.tell_lost()
+        self.handoff.sweep(now)
         if self.state == "draining" and now >= self.linger_until:
             for connection in [c for c in self.connections.values() if c.idle and c not in self.taken]:
                 self.after(connection, connection.retire())
@@ -220,9 +235,15 @@ class LoopWorker(Worker):
 
     # Leaving.
 
+    def allow_taking(self, allowed: bool) -> None:
+        super().allow_taking(allowed)
+        self.handoff.obey()
+
     def stop_accepting(self) -> None:
-        """At the final stop the queues are served to their end; else the other workers go on with them."""
-        self.context.draining = True
+        """At the final stop the queues are served to their end; else the other workers go on with them, and with the
+        connections."""
+        self.sweep_every = min(self.sweep_every, 0.1)
+        self.sweep_within(self.sweep_every)
         if self.final and not self.listeners:
             self.listen()  # it has just booted: there is nobody else to take what waits there
         about = dict(zip(self.generation.listener_fds, self.generation.listeners, strict=True))
@@ -236,9 +257,14 @@ class LoopWorker(Worker):
                 close(fd)
         self.listeners.clear()
         self.accept_rest()
+        self.handoff.leave()
+        if not self.handoff.leaving:
+            self.linger()
+
+    def linger(self) -> None:
+        """Nobody goes on with the connections: the next response is the last of each, and idle ones end soon."""
+        self.context.draining = True
         self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
-        self.sweep_every = min(self.sweep_every, 0.1)
-        self.next_sweep = time.monotonic() + self.sweep_every
 
     def accept_rest(self) -> None:
         """Take what is left in the queues, and close each that is empty. Where the system refuses, for lack of
@@ -275,6 +301,10 @@ class LoopWorker(Worker):
         if unfinished:
             noun = "request was" if len(unfinished) == 1 else "requests were"
             self.log.error(f"{len(unfinished)} {noun} cut: the graceful timeout is over")
+
+    def end(self) -> None:
+        self.log.debug(f"it gave {self.handoff.given} connections to other workers")
+        super().end()
 
     def close_all(self) -> None:
         for connection in list(self.connections.values()):

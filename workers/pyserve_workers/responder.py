@@ -87,11 +87,12 @@ class Responder(SyncWorker):
             self.leave_alone()
 
     def leave_alone(self) -> None:
-        """Accept nothing more; the queues are the workers' again."""
+        """Accept nothing more; the queues are the workers' again, and so are the connections that idle here."""
         for fd in self.listeners.keys() - set(self.paused):
             self.epoll.unregister(fd)
         self.listeners.clear()
         self.paused.clear()
+        self.handoff.give_all()
 
     def refuse(self, _environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         """The app."""

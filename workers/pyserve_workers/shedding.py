@@ -83,6 +83,12 @@ class Shedding:
         self.close_idle(self.connections)
         return self.held() <= self.worker.limit
 
+    def make_room(self) -> None:
+        """One more wants to come, from another worker: at the limit, who has idled longest has to go for it."""
+        if self.held() >= self.worker.limit:
+            self.connections.note(f"limit_connections = {self.worker.limit} is reached")
+            self.close_idle(self.connections)
+
     def turn_away(self, connection: Connection) -> None:
         """Tell this client that there is no room."""
         self.connections.refused += 1

@@ -28,7 +28,7 @@ class SyncWorker(LoopWorker):
     def serve(self) -> None:
         self.epoll_fd = self.epoll.fileno()
         while not self.drained():
-            self.turn(0.0 if self.pending else self.sweep_every)
+            self.turn(0.0 if self.pending else self.patience)
 
     def poll(self, patience: float) -> list[tuple[int, int]]:
         """Serves the connections that are ready, natively; the rest is for the loop."""
@@ -41,6 +41,8 @@ class SyncWorker(LoopWorker):
                 self.after(connection, wanted)
             else:
                 self.stay(connection, wanted)
+        if self.handoff.leaving:
+            self.handoff.offer_all()
         return others
 
     def welcome(self, connection: Connection) -> None:

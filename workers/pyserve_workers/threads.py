@@ -109,7 +109,7 @@ class ThreadsWorker(LoopWorker):
             if self.stuck and self.state == "serving":
                 self.leave()
             elif self.leader is None:
-                self.turn(self.sweep_every)
+                self.turn(self.patience)
             else:
                 self.watch()
         self.dismiss()
@@ -186,6 +186,10 @@ class ThreadsWorker(LoopWorker):
         with self.tables:
             super().take_in(fd)
 
+    def allow_taking(self, allowed: bool) -> None:
+        with self.tables:
+            super().allow_taking(allowed)
+
     def stop_accepting(self) -> None:
         with self.tables:
             super().stop_accepting()
@@ -243,9 +247,9 @@ class ThreadsWorker(LoopWorker):
         for fd, events in self.poll(patience):
             if (connection := self.connections.get(fd)) is not None:
                 self.answer(connection, events)
-            elif fd in self.listeners:
+            elif fd in self.listeners or fd == self.handoff.inlet:
                 self.take(fd)
-            else:
+            elif not self.handoff.is_outlet(fd):
                 self.told()
             if self.leader is not leader:
                 return
@@ -269,7 +273,7 @@ class ThreadsWorker(LoopWorker):
             yield self.pending.pop(0).fd, 0
         waiting = []
         for event in found:
-            if event[0] in self.listeners:
+            if event[0] in self.listeners or event[0] == self.handoff.inlet:
                 waiting.append(event)
             else:
                 yield event
@@ -290,6 +294,8 @@ class ThreadsWorker(LoopWorker):
     def take(self, listener_fd: int) -> None:
         if self.ears.poll(0):  # who connects after a reload is done must not be answered by old code
             self.told()
+        elif listener_fd == self.handoff.inlet:
+            self.handoff.take()
         elif len(self.taken) < self.size:
             self.accept_one(listener_fd)
         else:  # other workers may have time, and if not, it can as well wait in the kernel
@@ -389,7 +395,7 @@ class ThreadsWorker(LoopWorker):
             if self.leader is me:
                 self.run_leading(me, connection)
                 while self.leader is me:
-                    self.turn(self.sweep_every)
+                    self.turn(self.patience)
             else:
                 self.run_request(me, connection)
             if not self.find_work(me):
@@ -402,7 +408,7 @@ class ThreadsWorker(LoopWorker):
     def run_request(self, me: AppThread, connection: Connection) -> None:
         """Run a request in the app, and those that its client has sent behind it; others use the tables meanwhile."""
         self.tables.release()
-        wanted, turns = REQUEST, REQUESTS_A_TURN
+        wanted, turns = REQUEST, 1 if self.handoff.leaving else REQUESTS_A_TURN
         while wanted == REQUEST and turns:
             turns -= 1
             me.pressed = 0.0
@@ -432,7 +438,7 @@ class ThreadsWorker(LoopWorker):
             if wanted:
                 self.epoll.register(connection.fd, wanted)
                 self.interest[connection.fd] = wanted
-        if connection.pending and self.leader is not me:
+        if connection.pending and self.leader is not me and not self.handoff.leaving:
             self.wait(connection)
         else:
             self.taken.discard(connection)

@@ -69,6 +69,7 @@ class Worker(ABC):
         self.deadline = math.inf  # CLOCK_MONOTONIC seconds by which it must have ended
         self.orphaned = False  # the master is gone
         self.final = False  # it drains because the whole server stops
+        self.may_take = True  # connections from the hand-off queue, once it serves
         self.cut = 0  # requests that were not answered in full
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.epoll = system.epoll()
@@ -94,7 +95,12 @@ class Worker(ABC):
 
     @abstractmethod
     def stop_accepting(self) -> None:
-        """Take what the drain's kind demands from the listeners' queues, then close them; idle connections linger."""
+        """Take what the drain's kind demands from the listeners' queues, then close them; idle connections go to other
+        workers, or linger."""
+
+    def allow_taking(self, allowed: bool) -> None:
+        """Of workers that leave, their connections: for classes that can."""
+        self.may_take = allowed
 
     @property
     @abstractmethod
@@ -209,19 +215,25 @@ class Worker(ABC):
                 elif self.state != "draining":
                     self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
             else:
-                try:
-                    message = self.channel.receive()
-                except ProtocolError as error:  # no descriptor was free for those that came with it
-                    self.log.error(f"a message of the master was lost: {error}")
-                else:
-                    self.obey(message)
+                self.hear_master()
         if self.check is not None and self.check.is_over():
             self.tell_check(self.check)
 
+    def hear_master(self) -> None:
+        try:
+            message = self.channel.receive()
+        except ProtocolError as error:  # no descriptor was free for those that came with it
+            self.log.error(f"a message of the master was lost: {error}")
+        else:
+            self.obey(message)
+
     def told_to_leave(self) -> bool:
-        """Is a TERM or a DRAIN the next thing that control() will hear?"""
-        ready = [fd for fd, _ in self.ears.poll(0)]
-        return self.wake in ready or (bool(ready) and self.channel.peek() in ("DRAIN", None))
+        """Has a TERM or a DRAIN come that control() has not heard? What the master has said before it is obeyed."""
+        while ready := [fd for fd, _ in self.ears.poll(0)]:
+            if self.wake in ready or self.channel.peek() in ("DRAIN", None):
+                return True
+            self.hear_master()
+        return False
 
     def obey(self, message: Message | None) -> None:
         if message is None:
@@ -235,6 +247,9 @@ class Worker(ABC):
             if self.state != "draining":
                 self.drain(message["cause"], message["deadline"], final=message["final"])
             self.deadline = min(self.deadline, message["deadline"])
+            self.final = self.final or message["final"]
+        elif message.kind == "TAKE":
+            self.allow_taking(message["allowed"])
         elif message.kind == "STACKS":
             os.write(self.stacks_fd, self.waiting_stacks().encode("utf-8", "backslashreplace") + PART_END)
         elif message.kind == "REOPEN":

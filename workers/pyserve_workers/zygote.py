@@ -79,8 +79,9 @@ class Generation:
         self.preload: str = message["preload"]
         logs = 2 if self.config.access_logfile else 1
         self.scoreboard = Scoreboard(message.fds[0])
-        self.log_fds = message.fds[1 : 1 + logs]
-        self.listener_fds = message.fds[1 + logs :]
+        self.handoff_fds = message.fds[1], message.fds[2]
+        self.log_fds = message.fds[3 : 3 + logs]
+        self.listener_fds = message.fds[3 + logs :]
         self.listeners: list[dict[str, Any]] = message["listeners"]
         self.log = Log(self.log_fds[0], self.config.log_level, f"zygote {self.number}")
         self.app: Callable[..., Any] | None = None  # None: each worker loads it for itself

@@ -1,0 +1,91 @@
+"""The hand-off queue, as the master has it: who takes, and what becomes of what nobody takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyserve_workers
+from pyserve import handoff, rollout
+from pyserve.handoff import LABEL, HandoffQueue, takers
+
+Worker = rollout.Worker
+
+
+@pytest.fixture
+def queue() -> Iterator[HandoffQueue]:
+    made = HandoffQueue.create()
+    yield made
+    made.close()
+
+
+def put(queue: HandoffQueue, client: socket.socket, data: bytes = b"") -> None:
+    """What a worker does that leaves."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [client.fileno()]))]
+    queue.outlet.sendmsg([bytes(LABEL) + data], rights)
+
+
+def test_everybody_takes_until_a_new_generation_serves() -> None:
+    old = (Worker(1, 0, 1, rollout.SERVING), Worker(2, 1, 1, rollout.SERVING))
+    state = rollout.State(phase=rollout.STABLE, good=1, workers=old)
+    assert takers(state) == {1, 2}
+    rolling = state._replace(phase=rollout.ROLLING, next=2, workers=(*old, Worker(3, 0, 2)))
+    assert takers(rolling) == {1, 2}, "the new one boots"
+    rolling = rolling._replace(workers=(*old, Worker(3, 0, 2, rollout.SERVING)))
+    assert takers(rolling) == {3}
+    back = rolling._replace(phase=rollout.STABLE, next=0)
+    assert takers(back) == {1, 2}
+
+
+def test_who_leaves_takes_nothing_and_in_the_end_nobody_does() -> None:
+    workers = (Worker(1, 0, 1, rollout.SERVING), Worker(2, 1, 1, rollout.DRAINING))
+    assert takers(rollout.State(phase=rollout.STABLE, good=1, workers=workers)) == {1}
+    assert takers(rollout.State(phase=rollout.STOPPING, good=1, workers=workers)) == set()
+
+
+def test_there_is_room_for_more_than_a_usual_buffer_has(queue: HandoffQueue) -> None:
+    """That holds 278, and nobody reads while workers leave and others only just begin."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for _ in range(400):
+            put(queue, ours, b"x" * 10)
+        for _ in range(400):
+            found = queue.take()
+            assert found is not None
+            os.close(found[0])
+        assert queue.take() is None
+
+
+def test_who_has_asked_for_something_is_answered_in_the_end(queue: HandoffQueue) -> None:
+    pairs = [socket.socketpair() for _ in range(4)]
+    for ours, theirs in pairs:
+        ours.setblocking(False)
+        theirs.settimeout(20)
+    put(queue, pairs[0][0], b"GET / HT")  # read by the worker that left
+    pairs[1][1].send(b"GET / HTTP/1.1\r\n\r\n")  # not read yet
+    put(queue, pairs[1][0])
+    put(queue, pairs[2][0])  # idle
+    pairs[3][1].close()  # gone
+    put(queue, pairs[3][0])
+    for ours, _ in pairs:
+        ours.close()
+    assert queue.answer_rest() == 2
+    answers = [b"".join(iter(lambda: theirs.recv(1000), b"")) for _, theirs in pairs[:3]]  # noqa: B023
+    assert answers == [handoff.ANSWER, handoff.ANSWER, b""]
+    assert queue.take() is None
+    for _, theirs in pairs:
+        theirs.close()
+
+
+def test_the_label_is_as_long_as_the_workers_make_it() -> None:
+    """parcel.h has the struct; its fields leave no gap."""
+    header = (Path(pyserve_workers.__path__[0]) / "parcel.h").read_text()
+    struct = header[header.index("typedef struct {") : header.index("} parcel_label;")]
+    sizes = [int(bits) // 8 for bits in re.findall(r"uint(\d+)_t", struct)]
+    assert sum(sizes) + int(re.findall(r"char host\[(\d+)\]", struct)[0]) == LABEL
