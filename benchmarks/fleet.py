@@ -39,6 +39,7 @@ def write(letter: str, _pid: int, scratch: Path) -> None:
 def pyserve(kind: str, port: int, _scratch: Path) -> list[str]:
     """Without the soak, whose end a reload that comes too soon waits for: how long one takes is what is measured."""
     command = [program("pyserve"), APP, "--bind", f"{HOST}:{port}", "--workers", str(WORKERS), "--worker-class", kind]
+    command += ["--reload-soak", "0.5"]  # the next reload begins when the soak of this one is over
     command += ["--reload-soak", "0"]
     return [*command, "--threads", str(THREADS)] if kind == "threads" else command
 

@@ -5,7 +5,7 @@ Times are seconds, sizes are bytes.
 
 from __future__ import annotations
 
-from pyserve.rollout import SOAKING
+from pyserve.rollout import DRAINING, SOAKING
 from pyserve.scoreboard import STATUS_CLASSES
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def of_worker(worker: Worker, pid: int, leaving: str, slot: Slot, now: int) -> d
     return {
         "worker": worker.number,
         "generation": worker.generation,
-        "state": worker.state,
+        "state": DRAINING if leaving else worker.state,  # one that was sent a TERM leaves without being told to
         "leaving": leaving or None,
         "pid": pid or None,
         "request": slot.request_line if began else None,

@@ -16,7 +16,7 @@ from chaos.clients import Crowd
 from chaos.deploys import DEADLY, Deploys
 from chaos.evidence import Begun, Death, Evidence, Pause, Sample
 from chaos.schedule import Event, Schedule
-from pyserve.controlclient import ask, connect
+from pyserve.controlclient import UnavailableError, ask, connect
 from support import Server, serve
 from support.processes import in_session, title, wait_for
 
@@ -24,7 +24,7 @@ WORKERS = 3
 SETTINGS = {
     "--workers": str(WORKERS),
     "--graceful-timeout": "20",
-    "--boot-timeout": "8",
+    "--boot-timeout": "15",
     "--timeout": "30",
     "--reload-soak": "0.3",  # a new generation is committed soon, so that there is more to come in a run
     "--pid": "pyserve.pid",
@@ -63,10 +63,10 @@ class Watch:
                 elif action == "stop":
                     self.later(STOPPED, int(number), float(at))
             now = time.monotonic()
-            there = set(in_session(self.server.pid))
-            for pid in seen - there:
-                self.gone.setdefault(pid, now)
-            seen |= there
+            seen.update(in_session(self.server.pid))
+            for pid in seen - set(self.gone):
+                if not os.path.exists(f"/proc/{pid}"):  # a zombie may have threads that still close its sockets
+                    self.gone[pid] = now
 
     def journal(self) -> list[str]:
         file = self.points / "journal"
@@ -141,6 +141,9 @@ class Battle:
             self.deploys.deploy("good")
             self.server.signal(signal.SIGHUP)
             time.sleep(0.02)
+
+    def upgrade(self) -> None:
+        self.server.signal(signal.SIGUSR2)
 
     def roll_back(self) -> None:
         """To the generation before, if it is still loaded."""
@@ -273,14 +276,15 @@ class Battle:
         self.note("settle")
         self.deploys.deploy("good")
         version = self.deploys.version
-        last = 0.0
+        self.server.signal(signal.SIGHUP)
 
         def whole() -> bool:
-            nonlocal last
-            if time.monotonic() - last > 5.0:  # a HUP that is taken up by a reload to broken code follows that one
-                last = time.monotonic()
-                self.server.signal(signal.SIGHUP)
-            return self.is_whole() and self.serves(version)
+            if not self.is_whole():
+                return False
+            if self.serves(version):
+                return True
+            self.server.signal(signal.SIGHUP)  # the last one was forgotten with a reload that was given up
+            return False
 
         wait_for(whole, "a server that is whole again", 90)
 
@@ -297,7 +301,10 @@ class Battle:
     def status(self) -> dict[str, Any]:
         """What pyservectl status would show. What is no answer is a fault."""
         path = str(self.folder / "pyserve.ctl")
-        lines = list(ask(connect(path), path, "status"))
+        try:
+            lines = list(ask(connect(path), path, "status"))
+        except UnavailableError:  # an upgrade in place hangs up on those who ask
+            return self.status()
         if [line["event"] for line in lines] != ["status", "end"]:
             self.evidence.found.append(f"control socket: an answer to status with {lines}")
         return next(line for line in lines if line["event"] == "status")
@@ -322,7 +329,7 @@ class Battle:
     def sample(self) -> Sample:
         status = self.status()
         states = [worker["state"] for worker in status["workers"]]
-        committed = sum(generation["role"] == "serving" for generation in status["generations"])
+        committed = sum(generation["role"] in ("serving", "soaking") for generation in status["generations"])
         live = len(states) - states.count("draining")
         return Sample(time.monotonic(), status["target"], states.count("serving"), live, committed)
 

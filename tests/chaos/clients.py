@@ -280,6 +280,7 @@ WAYS: list[Way] = [  # name, how, seconds of thought between two requests, keeps
     ("kept", simple, 0.01, True),
     ("kept", simple, 0.3, True),
     ("kept", simple, 1.2, True),
+    ("patient", simple, 4.0, True),
     ("halves", halves, 0.2, True),
     ("upload", upload, 0.1, True),
     ("stream", stream, 0.1, True),

@@ -77,6 +77,7 @@ EVENTS: dict[str, tuple[int, Choice]] = {  # weight, argument
     "stop master at": (2, lambda random: random.choice(MASTER_POINTS)),
     "storm": (2, nothing),  # of HUPs
     "roll back": (2, nothing),
+    "upgrade": (3, nothing),  # of pyserve itself, in place
     "kill worker": (3, one),
     "term worker": (3, one),
     "pause worker": (3, pause),
