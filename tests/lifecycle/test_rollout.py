@@ -85,7 +85,7 @@ def asked(environ):
 
 @pytest.mark.usefixtures("worker_class")
 def test_a_canary_that_hangs_in_its_check_is_given_up_after_the_boot_timeout(project: Project) -> None:
-    with serving(project, "--workers", "1", "--reload-check", "/healthz", "--boot-timeout", "2") as server:
+    with serving(project, "--workers", "1", "--reload-check", "/healthz", "--boot-timeout", "6") as server:
         with_health(project, "time.sleep(600)")
         server.signal(signal.SIGHUP)
         server.wait_for_log(r"reload aborted, nothing was changed: .*reload_check /healthz was not answered within")
