@@ -27,7 +27,7 @@ REST = 3.0  # seconds of load before anything is done
 GAP = 1.0  # seconds between two reloads
 QUIET = 0.5  # seconds without an answer of old code: the reload is over
 LONGEST = 40.0  # seconds that a reload may take
-LONGEST_ROW = 300.0  # seconds after which no further reload is begun
+LONGEST_MEAN = 15.0  # seconds: a row ends with fewer reloads when they take longer than this each
 AFTERMATH = 6.0  # seconds that are watched after a broken deploy or a kill
 KILLS = 5
 QUEUED = 128  # clients that wait when the SIGTERM comes,
@@ -128,7 +128,7 @@ async def reloads(member: Member, count: int, front: str = "", preamble: str = "
         async with Crowd(stage.port) as crowd:
             await asyncio.sleep(REST)
             rest = stage.memory()
-            until = time.monotonic() + LONGEST_ROW
+            until = time.monotonic() + LONGEST_MEAN * count
             while len(windows) < count and time.monotonic() < until:
                 windows.append(await one_reload(stage, crowd, preamble))
                 await asyncio.sleep(GAP)

@@ -1,5 +1,5 @@
-"""A plot of what clients noticed around a reload: each request a dot at the moment of its answer, each lost one a red
-cross; all reloads of a run lie over one another, with the signal at 0."""
+"""A plot of what clients noticed around a reload: each request a dot at the moment of its answer, each that was
+lost or refused a red cross; all reloads of a run lie over one another, with the signal at 0."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plot(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
         parts.append(f'<text x="10" y="{top + 14}" font-weight="bold">{escape(ROWS[key].title)}</text>')
         parts.append(
             f'<text x="10" y="{top + 29}" fill="#666">a dot: a request, at its time of answer (s after the signal), '
-            f"as high as it took, 10 ms to 10 s; yellow: old code; a red cross: lost</text>"
+            f"as high as it took, 10 ms to 10 s; yellow: old code; a red cross: unanswered</text>"
         )
         top += TOP
         for server, result in results.items():
@@ -49,7 +49,7 @@ def panel(title: str, result: dict[str, Any], top: int) -> list[str]:
     verdict = f'text-anchor="end" font-weight="bold" fill="{LOST if lost else OWN}"'
     parts = [
         f'<text x="{LEFT - 8}" y="{top + 40}" text-anchor="end">{escape(title)}</text>',
-        f'<text x="{LEFT - 8}" y="{top + 56}" {verdict}>{len(lost)} lost</text>',
+        f'<text x="{LEFT - 8}" y="{top + 56}" {verdict}>{len(lost)} unanswered</text>',
         f'<rect x="{LEFT}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="#f6f7f9"/>',
         f'<path d="M{across(0):.0f} {top}v{HEIGHT}" stroke="#999"/>',
     ]

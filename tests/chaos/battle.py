@@ -59,7 +59,7 @@ class Watch:
                 name, action, number, at = line.split()
                 self.reached.append(f"{name} {action}")
                 if action == "kill":
-                    self.killed[int(number)] = (f"fail-point {name}", float(at))
+                    self.killed.setdefault(int(number), (f"fail-point {name}", float(at)))
                 elif action == "stop":
                     self.later(STOPPED, int(number), float(at))
             now = time.monotonic()
@@ -88,7 +88,8 @@ class Watch:
 
     def deaths(self, journal: list[list[str]]) -> list[Death]:
         for _, _, pid, at in (words for words in journal if words[0] == "die"):
-            self.killed.setdefault(int(pid), ("the app", float(at)))
+            if int(pid) not in self.killed or float(at) < self.killed[int(pid)][1]:
+                self.killed[int(pid)] = ("the app", float(at))
         now = time.monotonic()
         return [Death(pid, why, at, self.gone.get(pid, now)) for pid, (why, at) in self.killed.items()]
 
@@ -152,7 +153,7 @@ class Battle:
 
     def kill(self, pid: int, why: str) -> None:
         self.disturb()
-        self.watch.killed[pid] = (why, time.monotonic())
+        self.watch.killed.setdefault(pid, (why, time.monotonic()))  # one that is dying already can be hit again
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
