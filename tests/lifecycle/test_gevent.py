@@ -19,7 +19,7 @@ import pytest
 from lifecycle.load import Load
 from lifecycle.project import Project
 from support import Server, serve
-from support.processes import GENEROUS
+from support.processes import GENEROUS, title
 
 APP = """
 import gevent, os, sys, threading, time
@@ -299,22 +299,25 @@ def test_hooks_may_wait_while_requests_go_on(tmp_path: Path) -> None:
         "\nimport pyserve\n"
         "@pyserve.on_destroy\n"
         "def stop(signal):\n"
-        "    time.sleep(1)\n"
+        "    while not os.path.exists('answered'): time.sleep(0.01)\n"
         "    print(f'stopped after {signal}', flush=True)\n"
     )
     with serving(tmp_path, app=app) as server:
         kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=GENEROUS)
         kept.request("GET", "/")
         kept.getresponse().read()
+        (worker,) = server.workers()
         with Load(server.url, "/sleep?0.5", threads=1) as load:
             server.wait_for_log("asleep")
             load.stopped.set()
             server.signal(signal.SIGTERM)
             load.stop()
-        assert "stopped after" not in server.log
+        server.wait_for(lambda: "draining" in title(worker))
         kept.request("GET", "/")
         answer = kept.getresponse()
         assert (answer.status, answer.getheader("Connection")) == (200, "close")
+        assert "stopped after" not in server.log
+        (tmp_path / "answered").touch()
         assert server.wait() == 0
         assert "stopped after SIGTERM" in server.log
         assert [status for status, _ in load.answers] == [200]

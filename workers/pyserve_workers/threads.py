@@ -206,7 +206,7 @@ class ThreadsWorker(LoopWorker):
     def count_unfinished(self) -> None:
         super().count_unfinished()
         if self.cut and not self.told_stacks:  # the master has not asked for them yet
-            self.log.error(f"{self.busy_with}: the stacks of this worker's threads\n{self.stacks(sys._getframe())}")
+            self.tell_stacks(sys._getframe())
 
     def close_all(self) -> None:
         super().close_all()

@@ -54,6 +54,7 @@ class Worker(ABC):
     heartbeat = False  # does it promise one, whatever its requests do? Then the master may press it for lack of one
     late_request: type[RequestTimeout] = RequestTimeout  # what is raised in the app
     stacks_fd = -1  # its stack file
+    telling_stacks = False
 
     def __init__(self, generation: Generation, channel: Channel, number: int, slot: int) -> None:
         self.generation = generation
@@ -305,11 +306,22 @@ class Worker(ABC):
         """The master says that the request in the app has run for too long, or that the graceful deadline is over."""
         if os.getpid() != self.pid:
             return  # a process that the app forked
-        self.log.error(f"{self.busy_with}: the stacks of this worker's threads\n{self.stacks(frame)}")
+        self.tell_stacks(frame)
         if self.state != "booting" and self.in_app:
             if self.heartbeat and self.state == "draining":
                 self.cut += 1
             raise self.late_request
+
+    def tell_stacks(self, frame: FrameType | None) -> None:
+        """Into the log. Once at a time: asked for them while it collects them, it might be in the middle of the imports
+        that this takes the first time."""
+        if self.telling_stacks:
+            return
+        self.telling_stacks = True
+        try:
+            self.log.error(f"{self.busy_with}: the stacks of this worker's threads\n{self.stacks(frame)}")
+        finally:
+            self.telling_stacks = False
 
     @property
     def busy_with(self) -> str:
