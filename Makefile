@@ -18,7 +18,7 @@ EXAMPLES := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-memory bench-reload clean
+.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-gate bench-memory bench-reload clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,8 @@ bench: ## what a request costs beside other servers; CASES=hello,close SERVERS=p
 bench-start: ## time to the first answer, and memory, beside gunicorn and uWSGI
 	$(PYTHON) benchmarks/start.py
 
+bench-gate: ## how long it takes until a request is alone, and what that costs the others
+	$(PYTHON) benchmarks/gate.py
 bench-memory: ## private and shared memory of 1, 4 and 16 workers of the Django example, with and without preload, beside gunicorn
 	$(PYTHON) benchmarks/memory.py
 

@@ -17,6 +17,21 @@ def hello(_environ: dict[str, Any], start_response: StartResponse) -> Iterable[b
     return [b"Hello, world!"]
 
 
+def alone(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Answers with the nanoseconds that it took to be alone."""
+    import pyserve  # not in the environment of the other servers
+
+    began = time.monotonic_ns()
+
+    def answer(_environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        took = time.monotonic_ns() - began
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(took).encode()]
+
+    answered: Iterable[bytes] = pyserve.exclusive(answer)(environ, start_response)
+    return answered
+
+
 def cpu_50us(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
     until = time.perf_counter() + 50e-6
     while time.perf_counter() < until:

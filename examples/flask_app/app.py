@@ -8,8 +8,10 @@ import csv
 import hashlib
 import io
 import os
+import sqlite3
 import tempfile
 import time
+from contextlib import closing
 
 from flask import Flask, Response, abort, jsonify, redirect, render_template, request, send_file, session, url_for
 from pool import Pool
@@ -91,6 +93,38 @@ def words():
         return jsonify(error='send an object with a string: {"text": "..."}'), 400
     found = text.split()
     return jsonify(words=len(found), characters=len(text), longest=max(found, key=len, default=""))
+
+
+# A list that somebody else sends every night, as a whole
+
+
+@app.put("/api/items")
+@pyserve.exclusive
+def sync():
+    """``[{"id": 1, "name": "tea"}, ...]`` replaces all items. No other request runs meanwhile, in any worker."""
+    items = request.get_json()
+    try:
+        rows = [(int(item["id"]), str(item["name"])) for item in items]
+    except (TypeError, KeyError, ValueError):
+        return jsonify(error='send an array of objects: [{"id": 1, "name": "tea"}]'), 400
+    with closing(database()) as items_database, items_database:
+        items_database.execute("DELETE FROM items")
+        items_database.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", rows)
+    return jsonify(items=len(rows))
+
+
+@app.get("/api/items")
+def items():
+    with closing(database()) as items_database:
+        rows = items_database.execute("SELECT id, name FROM items ORDER BY id LIMIT 1000").fetchall()
+    return jsonify([{"id": number, "name": name} for number, name in rows])
+
+
+def database():
+    os.makedirs(app.instance_path, exist_ok=True)
+    connection = sqlite3.connect(os.path.join(app.instance_path, "items.sqlite"))
+    connection.execute("CREATE TABLE IF NOT EXISTS items (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+    return connection
 
 
 # A form and a session

@@ -1,7 +1,7 @@
 """pyserve: a pre-fork WSGI server for Linux.
 
-This is the public face: the lifecycle decorators and ``__version__``. They are looked up when first used, so that
-``import pyserve`` costs an app next to nothing.
+This is the public face: the lifecycle decorators, ``exclusive`` and ``__version__``. They are looked up when first
+used, so that ``import pyserve`` costs an app next to nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyserve.alone import Refused, exclusive
     from pyserve.lifecycle import (
         after_fork,
         before_fork,
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Refused",
     "__version__",
     "after_fork",
     "before_fork",
     "before_shutdown",
+    "exclusive",
     "on_app_loaded",
     "on_bootstrap",
     "on_destroy",
@@ -36,7 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from pyserve import lifecycle
+        from pyserve import alone, lifecycle
 
-        return getattr(lifecycle, name)
+        return getattr(alone if name in ("Refused", "exclusive") else lifecycle, name)
     raise AttributeError(f"module 'pyserve' has no attribute {name!r}")

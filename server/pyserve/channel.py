@@ -44,15 +44,42 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "LEAVING": {"cause": str},  # it stops accepting by itself: a TERM sent to it directly
     "CHECKED": {"status": int, "details": str},  # the answer to a check request, 0: none; what was logged meanwhile
     "BYE": {"cut": int},  # requests that were cut
+    # A request wants to run alone. fds: what it is answered on; closed when it does not want to any more.
+    "EXCLUSIVE": {
+        "number": int,  # what the worker calls it
+        "name": str,
+        "line": str,  # method and path, empty for what is no request
+        "blocks": bool,  # the worker runs nothing else meanwhile
+        "waits": bool,  # while another has the gate
+        "drain_timeout": NUMBER,
+        "hold": NUMBER,  # seconds that other requests wait before they are refused
+        "timeout": NUMBER,  # seconds; 0: none, or the worker sees to it
+        "kills": bool,  # the workers that do not become idle
+    },
+    "IDLE": {"epoch": int},  # no request is in the app, nor will one enter in this epoch of the gate
     # master → worker
     "CHECK": {},  # answer the check request that the configuration names
     "GO": {},
     "TAKE": {"allowed": bool},  # connections from the hand-off queue, once it serves; unasked, it may
     "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool},  # deadline: CLOCK_MONOTONIC seconds
+    # Let nothing enter the app, and say IDLE. owner: the number of the worker's own request that is to be alone, or 0.
+    # Requests wait ``hold`` seconds, those with this line (method and path) ``line_hold``, and are refused then.
+    "PAUSE": {
+        "epoch": int,
+        "owner": int,
+        "hold": NUMBER,
+        "line": str,
+        "line_hold": NUMBER,
+        "retry_after": int,
+        "page": str,
+        "allow": list,  # paths that may be entered all the same
+    },
+    "RESUME": {"epoch": int},  # the gate is open
     "STACKS": {},  # write into the stack file what no signal handler can find
     "REOPEN": {},  # fds: error log, access log?
     # master → responder; retry_at: when a worker may be expected again, CLOCK_MONOTONIC seconds
-    "RESPOND": {"on": bool, "retry_at": NUMBER},
+    # retry_after: the least that clients are told, seconds; page: HTML, empty for a page of our own
+    "RESPOND": {"on": bool, "retry_at": NUMBER, "retry_after": int, "page": str},
 }
 
 

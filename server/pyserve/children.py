@@ -141,6 +141,10 @@ class Child:
         if self.pid and self.status is None:
             pidfds.send(self.pidfd, self.pid, number)
 
+    def kill(self, why: str) -> None:
+        self.killed_because = why
+        self.signal(signal.SIGKILL)
+
     def press(self, step: str, why: str) -> None:
         """Do a step of its pressure."""
         if step == KILLED:
@@ -251,7 +255,3 @@ class ResponderProcess(Child):
         process = cls(Channel.resume(record["channel"]))
         process.go_on(record)
         return process
-
-    def kill(self, why: str) -> None:
-        self.killed_because = why
-        self.signal(signal.SIGKILL)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import time
 
-from pyserve import rollout, status
+from pyserve import gatecommands, rollout, status
+from pyserve.alone import RETRY_AFTER
 from pyserve.children import STACKS
 from pyserve.recycling import resident
 
@@ -243,4 +244,12 @@ COMMANDS = {
     "scale": Command(scale, {"workers": ""}, overhears=True),
     "stop": Command(stop, {"wait": False}, overhears=True),
     "dump": Command(dump, {"worker": ALL}),
+    "maintenance": Command(
+        gatecommands.maintenance, {"action": "status", "hold": 0.0, "retry_after": 60, "page": "", "allow": []}
+    ),
+    "exclusive": Command(
+        gatecommands.run_alone,
+        {"name": "", "hold": 0.0, "retry_after": RETRY_AFTER, "drain_timeout": 30.0, "wait": False},
+    ),
+    "release": Command(gatecommands.release, {"ticket": 0}),
 }

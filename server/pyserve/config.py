@@ -48,6 +48,7 @@ class Config:
     chdir: str
     pythonpath: list[str]
     env: list[str]
+    exclusive: list[str]
     preload: str
     bind: list[str]
     backlog: int

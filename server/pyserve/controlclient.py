@@ -80,9 +80,9 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def ask(sock: socket.socket, path: str, command: str, **arguments: Any) -> Answer:
-    """Send a request; one with ``wait`` may take as long as it wants."""
-    if not arguments.get("wait"):
+def ask(sock: socket.socket, path: str, command: str, *, patient: bool = False, **arguments: Any) -> Answer:
+    """Send a request; one with ``wait``, or if the caller is ``patient``, may take as long as it wants."""
+    if not (patient or arguments.get("wait")):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, LIMIT)
     request = json.dumps({"version": VERSION, "command": command, **arguments})
     try:

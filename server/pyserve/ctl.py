@@ -15,11 +15,12 @@ from typing import Any
 
 import click
 
-from pyserve import __version__, config, statuspage
+from pyserve import __version__, config, runalone, statuspage
 from pyserve.controlclient import Answer, UnavailableError, ask, connect, find
 from pyserve.log import ESCAPES
 
 FAILED = 1
+PAGE_LIMIT = 32 << 10  # bytes of JSON
 
 
 class Server:
@@ -29,12 +30,12 @@ class Server:
         self.path = path
         self.as_json = as_json
 
-    def ask(self, command: str, **arguments: Any) -> Answer:
+    def ask(self, command: str, *, patient: bool = False, **arguments: Any) -> Answer:
         if self.path:
             path, sock = self.path, connect(self.path)
         else:
             path, sock = find(dict(os.environ), config.working_directory(os.environ))
-        return ask(sock, path, command, **arguments)
+        return ask(sock, path, command, patient=patient, **arguments)
 
     def run(self, show: Callable[[dict[str, Any]], None], command: str, **arguments: Any) -> None:
         """Ask, show every line, and exit with 1 if the last is not ok."""
@@ -140,6 +141,52 @@ def show_stacks(said: dict[str, Any]) -> None:
     doing = f": {safe(said['request'])}" if said["request"] else ""
     print_line(f"worker {said['worker']} gen {said['generation']} pid {said['pid']} {said['state']}{doing}")
     print_line("    " + safe(said["error"] or said["text"] or "no stack"))
+
+
+@cli.command()
+@click.argument("action", type=click.Choice(["on", "off", "status"]))
+@click.option("--retry-after", type=click.IntRange(1), default=60, show_default=True, help="Seconds; clients are told.")
+@click.option("--page", type=click.File("rb"), help="An HTML file for clients, of at most 32 KiB.")
+@click.option("--hold", type=click.FloatRange(0), default=0.0, help="Let clients wait for so many seconds first.")
+@click.option("--allow", multiple=True, metavar="PATH", help="Serve this path all the same; repeat for more.")
+@click.pass_obj
+def maintenance(server: Server, action: str, retry_after: int, page: Any, hold: float, allow: tuple[str, ...]) -> None:
+    """Answer every client with 503, or have it wait, until maintenance is off again."""
+    text = ""
+    if page is not None:
+        try:
+            text = page.read(PAGE_LIMIT + 1).decode()
+        except UnicodeDecodeError:
+            raise click.BadParameter("it must be UTF-8", param_hint="--page") from None
+        if len(json.dumps(text)) > PAGE_LIMIT:
+            raise click.BadParameter(f"it must not have more than {PAGE_LIMIT >> 10} KiB", param_hint="--page")
+    server.run(
+        nothing,
+        "maintenance",
+        patient=True,
+        action=action,
+        retry_after=retry_after,
+        page=text,
+        hold=hold,
+        allow=list(allow),
+    )
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--wait", is_flag=True, help="While another has the gate, wait for it, for as long as --drain-timeout.")
+@click.option(
+    "--drain-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for requests to end."
+)
+@click.option("--hold", type=click.FloatRange(0), default=0.0, help="Let clients wait for so many seconds first.")
+@click.option("--retry-after", type=click.IntRange(1), default=5, show_default=True, help="Seconds; clients are told.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND...")
+@click.pass_obj
+def exclusive(
+    server: Server, wait: bool, drain_timeout: float, hold: float, retry_after: int, command: tuple[str, ...]
+) -> None:
+    """Run COMMAND while no request is in the app, and exit with its exit code."""
+    terms = {"wait": wait, "drain_timeout": drain_timeout, "hold": hold, "retry_after": retry_after}
+    sys.exit(runalone.run(server.ask, command, terms, lambda text: print_line(f"pyservectl: {safe(text)}", err=True)))
 
 
 def main() -> None:

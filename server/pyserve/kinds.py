@@ -301,6 +301,22 @@ class Account(Kind):
         return self.from_text(str(value) if type(value) is int else super().from_toml(value))
 
 
+class Request(Kind):
+    """A method and a path, as in "PUT /api/sync"."""
+
+    metavar = "REQUEST"
+    expected = 'a method and a path, as in "PUT /api/sync"'
+
+    def from_text(self, text: str) -> str:
+        method, _, path = text.strip().partition(" ")
+        path = path.strip()
+        if not (method.isascii() and method.isalpha() and method.isupper() and path.startswith("/")):
+            raise ValueError(f"expected {self.expected}")
+        if "?" in path or "#" in path or " " in path:
+            raise ValueError(f"expected {self.expected}; a path without query, not percent-encoded")
+        return f"{method} {path}"
+
+
 class Many(Kind):
     """A list of another kind: a repeated option, an array, or a text with commas between."""
 

@@ -90,6 +90,7 @@ class Master:
             "state": rollout.carried(self.state),
             "population": self.population.carried(),
             "responder": self.responder.carried(),
+            "exclusion": self.population.exclusion.carried(),
             "recycling": self.recycling.carried(),
         }
 
@@ -109,6 +110,7 @@ class Master:
         master.state = state
         master.population.go_on(record["population"], configs)
         master.responder.go_on(record["responder"])
+        master.population.exclusion.go_on(record["exclusion"])
         master.recycling.go_on(record["recycling"])
         return master
 
@@ -122,6 +124,7 @@ class Master:
             self.population.reap()
             self.population.press()
             self.recycling.turn(time.monotonic())
+            self.population.exclusion.turn()
             self.go_on_stopping()
             self.tell(rollout.Tick(time.monotonic()))
             self.responder.turn(self.state, self.config, self.shutdown.deadline)
@@ -183,6 +186,7 @@ class Master:
         now = time.monotonic()
         tick = min(TICK, self.notifier.watchdog_interval or TICK)
         soonest = min(self.population.soonest(now + tick), self.shutdown.look_again(now), rollout.due(self.state))
+        soonest = self.population.exclusion.soonest(soonest, now)
         if self.control:
             soonest = self.control.soonest(soonest)
         if self.upgrade:
@@ -342,6 +346,7 @@ class Master:
             if self.upgrade:
                 self.upgrade.cancel()
             self.population.stopping = True
+            self.population.exclusion.stop()
             self.notifier.stopping()
         if before.phase != after.phase:
             failpoint(f"master.{after.phase}")
@@ -471,7 +476,8 @@ class Master:
         return count(self.state.plan.target, "worker")
 
     def do_coalesced(self, _action: rollout.Coalesced) -> None:
-        self.log.info("reload: one is under way; another follows when it has ended")
+        what = "a request runs alone; it begins" if self.state.gated else "one is under way; another follows"
+        self.log.info(f"reload: {what} when it has ended")
 
     def do_degraded(self, action: rollout.Degraded) -> None:
         text = f"degraded: {action.crashes} crashes in {self.state.crash_window:g} s"

@@ -17,6 +17,7 @@ from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
+from pyserve.exclusion import Exclusion
 from pyserve.oom import OomKills
 from pyserve.scoreboard import STATES, free_slot
 
@@ -75,6 +76,7 @@ class Population:
         self.workers: dict[int, WorkerProcess] = {}  # by rollout's id
         self.zygotes: list[Zygote] = []
         self.responder: ResponderProcess | None = None
+        self.exclusion = Exclusion(self)
         self.by_fd: dict[int, Child] = {}
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
         self.failure: tuple[int, str] = (ExitCode.APP, "")
@@ -182,6 +184,7 @@ class Population:
             index = free_slot({process.slot_index for process in self.workers.values()})
             slot = self.scoreboard.slot(index)
             slot.clear()
+            self.exclusion.born(slot)
             process, theirs = WorkerProcess.expected(worker, zygote.config, index, slot)
         except OSError as error:
             self.log.error(f"worker {worker.number} cannot be started: {error.strerror}")
@@ -221,6 +224,7 @@ class Population:
     def go(self, worker_id: int) -> None:
         process = self.workers[worker_id]
         process.worker = process.worker._replace(state=rollout.SERVING)
+        self.exclusion.serving(process)
         process.channel.send("GO")
         self.log.info(f"{process.name} is serving")
 
@@ -297,6 +301,8 @@ class Population:
         child = self.by_fd.get(fd)
         if child is not None and fd != child.pidfd:  # of a pidfd there is nothing to read: reap() finds who has ended
             self.read(child)
+        else:
+            self.exclusion.hear(fd)
 
     def read(self, child: Child) -> None:
         """Take what a child has said; at the end of its channel, wait for the kernel to say how it ended."""
@@ -314,13 +320,13 @@ class Population:
                 if isinstance(child, WorkerProcess) and not child.pid:
                     self.worker_ended(child)
                 return
-            message.close()  # children send no descriptors
             if isinstance(child, Zygote):
                 self.on_zygote(child, message)
             elif isinstance(child, WorkerProcess):
                 self.on_worker(child, message)
             elif isinstance(child, ResponderProcess):
                 self.on_responder(child, message)
+            message.close()  # nobody has taken what came with it
 
     def on_zygote(self, zygote: Zygote, message: Message) -> None:
         generation = zygote.generation
@@ -371,6 +377,8 @@ class Population:
             self.on_checked(process, message["status"], message["details"])
         elif message.kind == "BYE":
             process.cut += message["cut"]
+        elif message.kind in ("EXCLUSIVE", "IDLE"):
+            self.exclusion.heard(process, message)
 
     def on_checked(self, process: WorkerProcess, status: int, details: str) -> None:
         if process.leaving:
@@ -462,6 +470,7 @@ class Population:
             self.cut += process.cut
         lost = loss(process.cut, process.slot.request_line if process.slot.get("active") else "")
         process.slot.clear()
+        self.exclusion.ended(process.worker.id)
         self.tell_siblings()
         if clean:
             self.log.info(f"{process.name} has left ({process.leaving})")

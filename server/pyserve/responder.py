@@ -13,6 +13,7 @@ import time
 from pyserve import rollout, zygotes
 from pyserve.children import Pressure, ResponderProcess
 from pyserve.deaths import explain
+from pyserve.exclusion import Notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ def nobody_serves(state: rollout.State) -> bool:
     """Has there been a worker that served, is there to be one, and is there none now?"""
     if state.phase in (rollout.STARTING, rollout.STOPPING):
         return False
-    return not any(worker.state == rollout.SERVING for worker in state.workers)
+    return not serving(state)
+
+
+def serving(state: rollout.State) -> list[int]:
+    return [worker.id for worker in state.workers if worker.state == rollout.SERVING]
 
 
 def worth_saying(state: rollout.State, nobody_since: float, now: float) -> bool:
@@ -46,11 +51,13 @@ class Responder:
 
     def __init__(self, population: Population) -> None:
         self.population = population
+        self.exclusion = population.exclusion
+        self.blocked = False  # is every worker in a request that is alone, or wants to be?
         self.log = population.log
         self.nobody_since = 0.0  # 0: somebody serves; CLOCK_MONOTONIC seconds, as all times here
         self.needed_until = 0.0
         self.on = False  # is it to accept?
-        self.said: tuple[bool, float] | None = None  # the last RESPOND to its process
+        self.said: dict[str, Any] = {}  # the last RESPOND to its process
         self.deaths = 0  # of its process, since it was last not needed
         self.start_at = 0.0
         self.answered = 0  # requests, when it was last turned on
@@ -69,10 +76,11 @@ class Responder:
 
     def turn(self, state: rollout.State, config: Config, stop_deadline: float) -> None:
         now = time.monotonic()
+        self.blocked = self.exclusion.blocks_all(serving(state), now)
         self.notice_end(now)
         if state.phase == rollout.STOPPING:
             self.dismiss(config, stop_deadline, final=True)
-        elif nobody_serves(state):
+        elif self.blocked or nobody_serves(state):
             self.nobody_since = self.nobody_since or now
             self.be_there(state, config, now)
         else:
@@ -83,10 +91,11 @@ class Responder:
 
     def be_there(self, state: rollout.State, config: Config, now: float) -> None:
         """Have the process as soon as anybody has to wait for a worker, and let it accept when that takes long."""
-        if not self.on and worth_saying(state, self.nobody_since, now):
+        if not self.on and (self.blocked or worth_saying(state, self.nobody_since, now)):
             self.on = True
             self.answered = self.slot_requests()
-            self.log.warning("no worker can answer: the responder answers with 503 until one serves again")
+            log = self.log.info if self.blocked else self.log.warning
+            log("no worker can answer: the responder answers with 503 until one does again")
         if self.on or state.retry_at > now:
             self.needed_until = now
             if self.process is None and now >= self.start_at:
@@ -103,10 +112,13 @@ class Responder:
             self.log.info(f"a worker can answer again; the responder has answered {answered} requests with 503")
 
     def say(self, retry_at: float) -> None:
-        process = self.process
-        if process is not None and not process.leaving and self.said != (self.on, retry_at):
-            self.said = (self.on, retry_at)
-            process.channel.send("RESPOND", on=self.on, retry_at=retry_at)
+        process, party = self.process, self.exclusion.owner
+        notice = party.notice if party else Notice(retry_after=1)
+        saying: dict[str, Any] = {"on": self.on, "retry_at": retry_at}
+        saying |= {"retry_after": notice.retry_after, "page": notice.page}
+        if process is not None and not process.leaving and self.said != saying:
+            self.said = saying
+            process.channel.send("RESPOND", **saying)
 
     def slot_requests(self) -> int:
         return self.population.scoreboard.slot(ResponderProcess.SLOT).get("requests")
@@ -115,7 +127,7 @@ class Responder:
 
     def start(self, config: Config, now: float) -> None:
         population = self.population
-        self.said = None
+        self.said = {}
         try:
             pid, channel = zygotes.launch(PROGRAM)
         except OSError as error:

@@ -48,6 +48,7 @@ FIELDS = (
     ("queue_waits", 1),
     ("queue_time", 1),
     ("takers", 1),
+    ("gate", 1),
     ("request_line_length", 1),
 )
 OFFSETS: dict[str, int] = {}

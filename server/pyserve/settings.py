@@ -24,6 +24,7 @@ from pyserve.kinds import (
     Networks,
     Optional,
     Path,
+    Request,
     Seconds,
     Share,
     Size,
@@ -105,6 +106,11 @@ SETTINGS = (
         "env", "Application", ("-e", "--env"), Variables(), [],
         "Set a variable in the application's environment; repeat for more. In TOML, a table does as well.",
         variable=False,
+    ),
+    Setting(
+        "exclusive", "Application", ("--exclusive",), Many(Request(), empty=True), [],
+        'Requests during which no other request runs, in any worker: a method and a path, as in "PUT /api/sync"; '
+        "repeat for more. pyserve.exclusive, on a view, can say more about it.",
     ),
     Setting(
         "preload", "Application", ("--preload",), Choice(("auto", "always", "never"), yes="always", no="never"), "auto",

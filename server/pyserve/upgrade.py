@@ -79,12 +79,15 @@ class Upgrade:
         self.become(WAITING)
         if self.master.state.phase not in SETTLED:
             self.log.info("upgrade: it waits until the generation that is on its way serves or is given up")
+        elif not self.master.population.exclusion.quiet:
+            self.log.info("upgrade: it waits until nobody runs alone, or wants to")
 
     @property
     def quiet(self) -> bool:
         """Is nothing else under way, and nothing left to be told?"""
         master = self.master
-        return master.state.phase in SETTLED and not master.population.news and not master.signals
+        settled = master.state.phase in SETTLED and master.population.exclusion.quiet
+        return settled and not master.population.news and not master.signals
 
     def soonest(self, latest: float) -> float:
         """When ``turn`` is to be called next, at the latest ``latest``; CLOCK_MONOTONIC seconds."""

@@ -50,6 +50,14 @@ def test_index(client: Client) -> None:
         assert f'="{link}"' in answer.text
 
 
+def test_the_nightly_list_is_replaced_as_a_whole(client: Client) -> None:
+    everything = [{"id": number, "name": f"item {number}"} for number in range(5000)]
+    assert client.put("/api/items", json=everything).json() == {"items": 5000}
+    assert client.put("/api/items", json=[{"id": 1, "name": "tea"}]).json() == {"items": 1}
+    assert client.get("/api/items").json() == [{"id": 1, "name": "tea"}]
+    assert client.put("/api/items", json={"not": "a list"}).status_code == 400
+
+
 def test_who_answers(flask_app: Example, client: Client) -> None:
     assert client.get("/version").text == "1\n"
     assert client.get("/healthz").text == "ok\n"

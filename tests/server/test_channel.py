@@ -40,7 +40,30 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False},
     "STACKS": {},
     "REOPEN": {},
-    "RESPOND": {"on": True, "retry_at": 1234.5},
+    "RESPOND": {"on": True, "retry_at": 1234.5, "retry_after": 1, "page": ""},
+    "EXCLUSIVE": {
+        "number": 1,
+        "name": "app.sync",
+        "line": "PUT /api/sync",
+        "blocks": True,
+        "waits": False,
+        "drain_timeout": 30.0,
+        "hold": 0,
+        "timeout": 0,
+        "kills": False,
+    },
+    "IDLE": {"epoch": 1},
+    "PAUSE": {
+        "epoch": 1,
+        "owner": 0,
+        "hold": 10.0,
+        "line": "PUT /api/sync",
+        "line_hold": 30,
+        "retry_after": 5,
+        "page": "",
+        "allow": ["/healthz"],
+    },
+    "RESUME": {"epoch": 1},
 }
 
 Ends = tuple[Channel, Channel]

@@ -22,6 +22,7 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "chdir": [("one", "{cwd}/one"), ("two", "{cwd}/two"), ('"three"', "{cwd}/three")],
     "pythonpath": [("x,y", ["{cwd}/x", "{cwd}/y"]), ("z", ["{cwd}/z"]), ('["/u", "v"]', ["/u", "{cwd}/v"])],
     "env": [("A=1,2", ["A=1,2"]), ("", None), ('{ B = "2" }', ["B=2"])],
+    "exclusive": [("PUT /a", ["PUT /a"]), ("PUT /a,POST /b", ["PUT /a", "POST /b"]), ('["GET  /c"]', ["GET /c"])],
     "preload": [("never", "never"), ("on", "always"), ('"auto"', "auto")],
     "bind": [(":81", ["0.0.0.0:81"]), ("a:1,b:2", ["a:1", "b:2"]), ('"unix:s"', ["unix:{cwd}/s"])],
     "backlog": [("1", 1), ("2", 2), ("3", 3)],

@@ -20,6 +20,7 @@ from pyserve.rollout import (
     Committed,
     Degraded,
     Drain,
+    Gate,
     GiveUp,
     Go,
     Loaded,
@@ -221,6 +222,36 @@ def test_second_reload_is_coalesced_and_follows() -> None:
     world.settle()
     world.assert_whole()
     assert world.committed == 3, "however often it was asked for, one more reload is done"
+
+
+def test_while_a_request_is_alone_a_reload_and_a_scale_down_wait() -> None:
+    world = serving(2)
+    world.tell(Gate(closed=True))
+    assert world.tell(Scale(-1)) == []
+    assert world.tell(Reload(plan(1))) == [Coalesced()]
+    assert world.tell(Gate(closed=False)) == [Drain(2, "scale down"), StartZygote(2)]
+    world.settle()
+    world.assert_whole()
+    assert world.committed == 2
+
+
+def test_a_roll_goes_on_when_no_request_is_alone_any_more() -> None:
+    world = serving(2)
+    world.tell(Reload(plan(2)))
+    world.tell(Loaded(2))
+    world.tell(Gate(closed=True))
+    assert world.ready(3) == [Go(3)], "the new worker may serve, but nobody is drained for it"
+    assert world.tell(Gate(closed=False))[0] == Drain(1, "reload")
+    world.settle()
+    world.assert_whole()
+
+
+def test_the_canary_waits_too_because_it_may_be_asked_for_an_answer() -> None:
+    world = serving(2)
+    world.tell(Reload(plan(2)))
+    world.tell(Gate(closed=True))
+    assert world.tell(Loaded(2)) == []
+    assert world.tell(Gate(closed=False)) == [Spawn(Worker(3, 0, 2))]
 
 
 def test_reload_during_the_first_start_follows_it() -> None:

@@ -34,6 +34,7 @@ from pyserve.rollout import (
     Degraded,
     Drain,
     Event,
+    Gate,
     GiveUp,
     Go,
     Loaded,
@@ -184,7 +185,9 @@ class World:
             assert self.before.phase not in (CANARY, ROLLING) or self.state.phase not in (CANARY, ROLLING)
         else:
             assert action.cause == "scale down"
-            assert isinstance(self.event, Scale) or self.before.plan != self.state.plan or worker.state != SERVING
+            assert (
+                isinstance(self.event, (Scale, Gate)) or self.before.plan != self.state.plan or worker.state != SERVING
+            )
 
     def all_are_of(self, generation: int) -> None:
         assert {w.generation for w in self.living()} == {generation}
@@ -212,7 +215,7 @@ class World:
 
     def Coalesced(self, _: Coalesced) -> None:  # noqa: N802
         assert isinstance(self.event, Reload)
-        assert self.before.phase not in (STABLE, STOPPING)
+        assert self.before.phase not in (STABLE, STOPPING) or self.before.gated
 
     def Degraded(self, action: Degraded) -> None:  # noqa: N802
         assert action.crashes >= self.state.max_crashes

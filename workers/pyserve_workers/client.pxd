@@ -12,5 +12,6 @@ cdef class Client:
     cdef str name(self)
     cdef bint stop_sending(self) noexcept
     cdef bint drain(self) noexcept
+    cdef bint is_there(self) noexcept
     cdef void part(self) noexcept
     cdef int explain(self, object log, int failure, uint64_t patience) except -1

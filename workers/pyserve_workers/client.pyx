@@ -15,6 +15,8 @@ cdef extern from "<errno.h>":
     int ECANCELED
 
 cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT
+    int MSG_PEEK
     int SHUT_WR
     int SHUT_RDWR
     int shutdown(int fd, int how)
@@ -79,6 +81,11 @@ cdef class Client:
             if <size_t>n < sizeof(dropped):
                 return True
         return True
+
+    cdef bint is_there(self) noexcept:
+        """Has nothing been heard of its end? One that has only half-closed may well wait for an answer."""
+        cdef char one
+        return recv(self.fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 or errno == EAGAIN or errno == EINTR
 
     cdef void part(self) noexcept:
         """Closes the descriptor, once."""

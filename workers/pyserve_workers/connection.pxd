@@ -13,6 +13,7 @@ cdef class Connection(Client):
     cdef int resume                  # the state behind FLUSH
     cdef uint64_t due                # the deadline, monotonic ns; 0: none
     cdef uint64_t entered            # when its request entered the app, monotonic ns
+    cdef uint64_t held_since         # when its request first found the gate closed, monotonic ns; 0: it has not
     cdef bint closing                # after what is in the outbox: half-close, drain and close
     cdef bint client_closes          # the client has said that it sends nothing more
     cdef dict template
@@ -32,6 +33,9 @@ cdef class Connection(Client):
     cdef int ended(self) except -1
     cdef int lost(self, int failure) except -1
     cdef int step_run(self) except -1
+    cdef int knock(self) except -1
+    cdef int shut_out(self) except -1
+    cdef str asked(self)
     cdef bint is_running(self) noexcept
     cdef int prepare_response(self, bint keep_alive) except -1
     cdef bint response_is_kept(self) noexcept

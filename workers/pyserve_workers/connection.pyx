@@ -7,6 +7,7 @@ The states, and what ends each:
     HEAD     a head is incomplete        its end; header_timeout
     BODY     a body is incomplete        its end; body_timeout without a byte
     READY    a request is complete       run()
+    HELD     the gate is closed to it    resume(), when it opens; the gatekeeper's patience
     RUNNING  it is in the app            the app's end; nothing that the client or the worker does meanwhile
     FLUSH    the client reads slowly     everything sent; write_timeout without progress
     LINGER   half-closed, input dropped  the client closes; LINGER_TIME, LINGER_BYTES (client.pyx)
@@ -32,7 +33,8 @@ from pyserve_workers.inbox cimport IN_COMPLETE, IN_FAULT, Inbox
 from pyserve_workers.outbox cimport OUT_BLOCKED, OUT_EMPTY, OUT_GONE, Outbox
 from pyserve_workers.response cimport Response
 from pyserve_workers.states cimport (
-    N_BUSY, N_CLOSED, N_READ, N_REQUEST, N_WRITE, S_BODY, S_CLOSED, S_FLUSH, S_HEAD, S_IDLE, S_LINGER, S_READY, S_RUNNING,
+    N_BUSY, N_CLOSED, N_HELD, N_READ, N_REQUEST, N_WRITE, S_BODY, S_CLOSED, S_FLUSH, S_HEAD, S_HELD, S_IDLE, S_LINGER,
+    S_READY, S_RUNNING,
 )
 
 from os import strerror
@@ -53,7 +55,7 @@ cdef extern from "Python.h":
     const char *utf8 "PyUnicode_AsUTF8AndSize"(object text, Py_ssize_t *size) except NULL
 
 
-IDLE, HEAD, BODY, READY, RUNNING, FLUSH, LINGER, CLOSED = range(8)
+IDLE, HEAD, BODY, READY, HELD, RUNNING, FLUSH, LINGER, CLOSED = range(9)
 WANT_READ, WANT_WRITE, REQUEST, BUSY = 1, 4, 256, 512   # the first two are EPOLLIN and EPOLLOUT; 0 is closed
 
 cdef enum:
@@ -77,7 +79,7 @@ cdef class Connection(Client):
 
     ``serve()`` does all that can be done without waiting and returns the epoll events that it wants next, or 0 when it
     has closed itself. ``receive()``, ``run()`` and ``flush()`` are its parts, for workers that run the app elsewhere:
-    they return WANT_READ, WANT_WRITE, REQUEST (call run()) or 0.
+    they return WANT_READ, WANT_WRITE, REQUEST (call run()), other events while the gate holds the request back, or 0.
 
     While one thread or greenlet is in run(), others may call everything else: a connection whose request is in the app
     answers BUSY and stays as it is. close() and gone() then cut its response, and run() closes it in the end.
@@ -208,6 +210,12 @@ cdef class Connection(Client):
         except BaseException as error:
             return self.broken(error)
 
+    def resume(self):
+        """The gate has opened, or the master says something new of it: a request that is held tries again."""
+        if self.state == S_HELD:
+            self.state = S_READY
+            self.due = 0
+
     def expire(self):
         """The deadline is over."""
         try:
@@ -250,6 +258,8 @@ cdef class Connection(Client):
             return self.refuse(408, "the body did not arrive in time")
         if self.state == S_HEAD and self.inbox.has_begun():
             return self.refuse(408, "the request head did not arrive in time")
+        if self.state == S_HELD:
+            self.resume()
         if self.state == S_READY or self.state == S_RUNNING:
             return N_BUSY if self.state == S_RUNNING else N_READ
         if self.state == S_FLUSH:
@@ -301,6 +311,8 @@ cdef class Connection(Client):
         if self.state >= S_READY:
             if self.state == S_READY:
                 return N_REQUEST
+            if self.state == S_HELD:
+                return N_HELD if self.is_there() else self.shut()
             if self.state == S_FLUSH:
                 return self.step_flush()
             if self.state == S_RUNNING:
@@ -363,9 +375,17 @@ cdef class Connection(Client):
         cdef const char *base = inbox.data + inbox.start
         cdef uint64_t started, now
         cdef dict environ
+        cdef int step
         self.prepare_response(head.keep_alive != 0 and context.keep_alive != 0 and not context.draining)
         self.state = S_RUNNING
         self.entered = started = context.enter(head, base)
+        context.client = self.fd
+        if context.slot.gate and context.gatekeeper is not None:
+            context.retreat()   # first entered, then looked: so no request slips in when the gate closes
+            step = self.knock()
+            if step != N_REQUEST:
+                return step
+            self.entered = started = context.enter(head, base)
         context.tick(started)
         self.client_closes = not head.keep_alive
         environ = make_environ(context, self.template, head, base, inbox.body, self.remote_addr, self.remote_port)
@@ -376,8 +396,64 @@ cdef class Connection(Client):
         finally:
             now = clock_now()
             context.leave(started, now)
+            if context.slot.gate and context.gatekeeper is not None:
+                context.gatekeeper.left(self.fd)
         self.record(now - started, environ, True)
         return self.after_response(now)
+
+    cdef int knock(self) except -1:
+        """The gate is closed: REQUEST, if this request may enter all the same; else it is held, or answered with 503."""
+        cdef uint64_t now = clock_now()
+        cdef double patience
+        cdef int step
+        self.state = S_READY
+        if not self.outbox.is_empty():   # its client waits for answers to the requests before
+            step = self.step_flush()
+            if step != N_REQUEST:
+                return step
+        self.held_since = self.held_since or now
+        self.state = S_HELD   # before the gatekeeper knows it, who may call resume() in another thread at once
+        patience = self.context.gatekeeper.patience(self, self.asked(), (now - self.held_since) / 1e9)
+        if patience > 0 and self.state == S_HELD:
+            self.due = now + <uint64_t>(patience * 1e9)
+            return N_HELD
+        self.due = 0
+        if patience > 0:
+            self.state = S_READY
+            return N_HELD
+        self.held_since = 0
+        if patience == 0:
+            self.state = S_READY
+            return self.shut_out()
+        self.prepare_response(self.inbox.head.keep_alive != 0 and self.context.keep_alive != 0 and not self.context.draining)
+        self.state = S_RUNNING
+        return N_REQUEST
+
+    cdef str asked(self):
+        """Method and path of its complete request: ``"GET /path"``, the client's bytes as Latin-1."""
+        cdef h1_head *head = self.inbox.head
+        line = self.inbox.data + self.inbox.start
+        method = line[head.method.offset:head.method.offset + head.method.length]
+        target = line[head.target.offset:head.target.offset + head.target.length]
+        return f"{method.decode('latin-1')} {target.partition(b'?')[0].decode('latin-1')}"
+
+    cdef int shut_out(self) except -1:
+        """Answers 503, as the gatekeeper words it; nobody enters the app."""
+        cdef h1_head *head = self.inbox.head
+        cdef const char *base = self.inbox.data + self.inbox.start
+        cdef dict environ
+        environ = make_environ(
+            self.context, self.template, head, base, self.inbox.body, self.remote_addr, self.remote_port
+        )
+        status, fields, page = self.context.gatekeeper.refusal()
+        self.client_closes = not head.keep_alive
+        self.prepare_response(head.keep_alive != 0 and self.context.keep_alive != 0 and not self.context.draining)
+        self.context.tick(clock_now())
+        self.start_response(status, fields)
+        self.response.put_sequence([page])
+        self.response.finish()
+        self.record(0, environ, True)
+        return self.after_response(clock_now())
 
     cdef int prepare_response(self, bint keep_alive) except -1:
         cdef h1_head *head = self.inbox.head
@@ -419,6 +495,7 @@ cdef class Connection(Client):
             self.report_loss()
             return self.shut()
         self.inbox.next()
+        self.held_since = 0
         self.state = S_IDLE
         self.due = now + self.context.keep_alive if self.context.keep_alive else 0
         if self.closing or self.inbox.is_empty():

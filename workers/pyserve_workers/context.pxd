@@ -13,6 +13,7 @@ cdef extern from "scoreboard.h" nogil:
         uint64_t connections
         uint64_t requests
         uint64_t siblings
+        uint64_t gate
         uint64_t bytes_in
         uint64_t bytes_out
         uint64_t status[5]
@@ -45,6 +46,8 @@ cdef class Context:
     cdef public bint draining
     cdef public object draining_event
     cdef public bint running
+    cdef public object gatekeeper
+    cdef readonly int client        # the descriptor of the request in the app, unless there may be several
     cdef readonly bint multithread
     cdef readonly bint multiprocess
     cdef readonly bint concurrent
@@ -95,5 +98,6 @@ cdef class Context:
     cdef bint trusts(self, str host)
     cdef bint wait_for_client(self, int fd) except -1
     cdef uint64_t enter(self, const h1_head *head, const char *base) noexcept
+    cdef void retreat(self) noexcept
     cdef void leave(self, uint64_t started, uint64_t now) noexcept
     cdef void count(self, int status) noexcept

@@ -20,6 +20,8 @@ class Context:
     multiprocess: bool
     concurrent: bool
     draining: bool
+    client: int
+    gatekeeper: Any
     draining_event: Any
     held: int
     bunch: Bunch

@@ -29,7 +29,7 @@ cdef extern from *:
     """
     /* The one counter that must not drift when threads write at once; with the GIL they do not. */
     #ifdef Py_GIL_DISABLED
-    #define context_add(counter, n) __atomic_fetch_add(&(counter), (uint64_t)(n), __ATOMIC_RELAXED)
+    #define context_add(counter, n) __atomic_fetch_add(&(counter), (uint64_t)(n), __ATOMIC_SEQ_CST)
     #define CONTEXT_REMEMBERS 0
     #else
     #define context_add(counter, n) ((counter) += (uint64_t)(n))
@@ -64,6 +64,8 @@ cdef class Context:
     ``running`` is True exactly while code of the app may run; ``draining`` makes every further response the last one of
     its connection, and ``draining_event``, set before there are connections, is what apps see of that;
     ``wait_writable(fd, seconds or None) -> bool`` replaces the wait for a client that reads slowly.
+
+    ``gatekeeper`` answers for requests that come while the slot's ``gate`` is not 0 (see gatekeeper.py).
 
     ``concurrent``: several requests may be in the app at once. Then ``running`` means nothing, the slot has no
     request_start, and each connection answers for its own request (``Connection.running``, ``overdue()``).
@@ -275,6 +277,11 @@ cdef class Context:
         if not self.concurrent:
             slot.request_start = now
         return now
+
+    cdef void retreat(self) noexcept:
+        """The request that has just entered must not: the gate is closed."""
+        context_add(self.slot.active, -1)
+        self.slot.request_start = 0
 
     cdef void leave(self, uint64_t started, uint64_t now) noexcept:
         """The request that entered at `started` has left the app."""

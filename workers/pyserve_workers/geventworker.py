@@ -60,6 +60,7 @@ class GeventWorker(LoopWorker):
     concurrent = True
     heartbeat = True
     late_request = LateRequest
+    watches_running = True
 
     def prepare(self) -> None:
         super().prepare()
@@ -78,6 +79,10 @@ class GeventWorker(LoopWorker):
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
         self.ticker = self.hub.loop.timer(self.sweep_every, self.sweep_every)
         self.soon = self.hub.loop.timer(0.0)  # not started
+
+    def client_here(self) -> int:
+        runner = getattr(getcurrent(), "runner", None)
+        return -1 if runner is None or runner.connection is None else runner.connection.fd
 
     def make_draining_event(self) -> Event:
         return Event()
@@ -161,6 +166,7 @@ class GeventWorker(LoopWorker):
         """Of a client whose request is in the app. One that only half-closes may well wait for its answer; while a
         response is streamed, nobody can tell it from one that is gone, and it counts as that."""
         streaming = connection.streaming
+        self.gatekeeper.client_left(connection.fd)
         if events & GONE or (events & EPOLLRDHUP and streaming):
             connection.gone()
             if streaming:
@@ -211,11 +217,16 @@ class GeventWorker(LoopWorker):
         timeout = self.config.timeout
         if timeout:
             for connection in overdue(self.connections, now - timeout):
+                if connection.fd in self.gatekeeper.tickets:
+                    continue
                 elapsed = now - connection.started
                 self.interrupt(connection, f"has run for {elapsed:.1f} s (timeout is {timeout:g} s); it is interrupted")
         if now >= self.shrink_at:
             self.shrink_at = now + SHRINK_EVERY
             self.hub.loop.run_callback(self.pool.dismiss, self.pool.surplus())
+
+    def interrupt_alone(self, fd: int) -> None:
+        self.interrupt(self.connections[fd], "has run alone for longer than its timeout; it is interrupted")
 
     def interrupt(self, connection: Connection, why: str) -> None:
         """Raise LateRequest in a request that waits in the app."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import select
 import time
+from _thread import get_ident
 from abc import abstractmethod
 from collections import namedtuple
 
+from pyserve import alone
 from pyserve_workers.accepting import accept
 from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
 from pyserve_workers.crowd import expired
+from pyserve_workers.gatekeeper import Gatekeeper
 from pyserve_workers.handoff import Handoff
 from pyserve_workers.losses import AccessLosses
 from pyserve_workers.shedding import Shedding
@@ -27,6 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
+
+    from pyserve.channel import Message
 
 # What the environ says of the side that was connected to.
 Listener = namedtuple("Listener", "scheme server_name server_port")
@@ -42,13 +47,15 @@ class LoopWorker(Worker):
     context: Context
     concurrent = False  # may several requests be in the app at once?
     full = False  # does it accept no more for now, because so many are?
+    watches_running = False  # does the loop hear of clients whose requests are in the app?
 
     def prepare(self) -> None:
         config = self.config
         fd = self.generation.access_log_fd
         access_log = AccessLog(fd, config.access_logformat) if fd is not None else None
+        app = self.generation.app
         self.context = Context(
-            self.generation.app,
+            alone.exclusively(app, config.exclusive) if app and config.exclusive else app,
             config,
             self.slot.memory,
             self.errors,
@@ -59,6 +66,9 @@ class LoopWorker(Worker):
             concurrent=self.concurrent,
         )
         self.context.draining_event = self.make_draining_event()
+        self.main_thread = get_ident()
+        self.gatekeeper = self.context.gatekeeper = Gatekeeper(self)
+        alone.kept_by(self.gatekeeper)
         self.access_log = access_log
         self.losses = AccessLosses(self.log, access_log)
         self.connections: dict[int, Connection] = {}
@@ -82,6 +92,20 @@ class LoopWorker(Worker):
     @abstractmethod
     def make_draining_event(self) -> Any:
         """What apps have as ``environ["pyserve.draining"]``: ``is_set()`` and ``wait(timeout=None)``."""
+
+    def client_here(self) -> int:
+        """The descriptor of the client whose request the calling thread or greenlet runs; -1 if it runs none."""
+        return self.context.client if self.in_app and get_ident() == self.main_thread else -1
+
+    def obey(self, message: Message | None) -> None:
+        if message is not None and message.kind in ("PAUSE", "RESUME"):
+            self.gatekeeper.obey(message)
+        else:
+            super().obey(message)
+
+    def go_on(self, connections: list[Connection]) -> None:
+        """Requests that were held may try again, in the next turn."""
+        self.pending += connections
 
     def listen(self) -> None:
         for fd, way_in in zip(self.generation.listener_fds, self.ways_in, strict=True):
@@ -228,10 +252,16 @@ class LoopWorker(Worker):
         self.losses.look()
         self.log.tell_lost()
         self.handoff.sweep(now)
+        for fd in self.gatekeeper.late(now):
+            self.interrupt_alone(fd)
         if self.state == "draining" and now >= self.linger_until:
             for connection in [c for c in self.connections.values() if c.idle and c not in self.taken]:
                 self.after(connection, connection.retire())
         self.accept_rest()  # last: what they have sent is read before they can count as idle
+
+    def interrupt_alone(self, fd: int) -> None:
+        """This client's request has been alone for longer than its timeout. The master sees to that where the loop
+        cannot run meanwhile."""
 
     # Leaving.
 

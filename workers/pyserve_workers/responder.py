@@ -62,7 +62,7 @@ class Responder(SyncWorker):
         super().__init__(generation, channel, number=0, slot=ResponderProcess.SLOT)
         self.log.rename(f"responder pid {self.pid}")
         self.stacks_fd = generation.log.fd
-        self.retry_at = 0.0  # when a worker may be expected again, CLOCK_MONOTONIC seconds
+        self.said: Message | None = None  # the last RESPOND
         generation.app = self.refuse
 
     def prepare(self) -> None:
@@ -78,7 +78,7 @@ class Responder(SyncWorker):
         if message is None or message.kind != "RESPOND":
             super().obey(message)
             return
-        self.retry_at = message["retry_at"]
+        self.said = message
         if self.state == "ready":
             self.become("serving")
         if message["on"] and self.state == "serving" and not self.listeners:
@@ -96,11 +96,14 @@ class Responder(SyncWorker):
 
     def refuse(self, _environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         """The app."""
-        seconds = max(1, math.ceil(self.retry_at - time.monotonic()))
+        seconds, page = 1, ""
+        if self.said is not None:
+            seconds = max(self.said["retry_after"], math.ceil(self.said["retry_at"] - time.monotonic()))
+            page = self.said["page"]
         fields = [
             ("Content-Type", "text/html; charset=utf-8"),
             ("Cache-Control", "no-store"),
             ("Retry-After", str(seconds)),
         ]
         start_response("503 Service Unavailable", fields)
-        return [PAGE.format(seconds=seconds).encode()]
+        return [(page or PAGE.format(seconds=seconds)).encode()]

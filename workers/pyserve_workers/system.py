@@ -11,8 +11,8 @@ from select import epoll, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from socket import socket
+    from socket import socket, socketpair
 else:
-    from _socket import socket
+    from _socket import socket, socketpair
 
-__all__ = ["close", "epoll", "fork", "poll", "socket", "waitpid"]
+__all__ = ["close", "epoll", "fork", "poll", "socket", "socketpair", "waitpid"]

@@ -98,6 +98,15 @@ class ThreadsWorker(LoopWorker):
         if self.config.timeout:
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
 
+    def client_here(self) -> int:
+        here = get_ident()
+        at_work = (thread.connection for thread in self.threads if thread.ident == here)
+        return next((connection.fd for connection in at_work if connection is not None), -1)
+
+    def go_on(self, connections: list[Connection]) -> None:
+        with self.tables:
+            super().go_on(connections)
+
     def make_draining_event(self) -> threading.Event:
         return threading.Event()
 
@@ -148,7 +157,9 @@ class ThreadsWorker(LoopWorker):
     def look_at(self, thread: AppThread, now: float) -> None:
         """Interrupt a request that has been in the app for too long. What cannot be interrupted costs the worker."""
         connection, timeout = thread.connection, self.config.timeout
-        if connection is None or not overdue({0: connection}, now - timeout):
+        if connection is None or connection.fd in self.gatekeeper.tickets:
+            return
+        if not overdue({0: connection}, now - timeout):
             return
         if not thread.pressed:
             took = now - connection.started
@@ -160,6 +171,17 @@ class ThreadsWorker(LoopWorker):
             connection.interrupt(thread.ident)
         elif now >= thread.pressed + INTERRUPT_GRACE and connection not in self.given_up:
             self.give_up(connection, thread)
+
+    def interrupt_alone(self, fd: int) -> None:
+        for thread in self.threads:
+            connection = thread.connection
+            if connection is not None and connection.fd == fd and not thread.pressed:
+                self.log.error(
+                    f"{connection.request_line} has run alone for longer than its timeout; it is interrupted\n"
+                    f"{thread.stack()}"
+                )
+                thread.pressed = time.monotonic()
+                connection.interrupt(thread.ident)
 
     def give_up(self, connection: Connection, thread: AppThread) -> None:
         """A request is stuck. Its client need not wait; its thread is lost, so this worker must be replaced."""

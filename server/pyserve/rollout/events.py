@@ -86,6 +86,12 @@ class Scale(NamedTuple):
     by: int
 
 
+class Gate(NamedTuple):
+    """A request wants to be alone in the app, or does not any more."""
+
+    closed: bool
+
+
 class Stop(NamedTuple):
     """Drain everything."""
 
@@ -108,6 +114,7 @@ Event = (
     | Worn
     | WorkerGone
     | Scale
+    | Gate
     | Stop
     | Tick
 )

@@ -44,7 +44,7 @@ def start(state: State, event: events.Start) -> tuple[State, list[Action]]:
 def reload(state: State, event: events.Reload) -> tuple[State, list[Action]]:
     if state.phase == STOPPING:
         return state, []
-    if state.phase != STABLE:
+    if state.phase != STABLE or state.gated:
         return state._replace(queued=event.plan), [Coalesced()]
     return prepare(state, PREPARING, event.plan)
 
@@ -146,6 +146,10 @@ def worker_gone(state: State, event: events.WorkerGone) -> tuple[State, list[Act
     return crashed(state, worker.generation, event.reason)
 
 
+def gate(state: State, event: events.Gate) -> tuple[State, list[Action]]:
+    return state._replace(gated=event.closed), []
+
+
 def scale(state: State, event: events.Scale) -> tuple[State, list[Action]]:
     """Every plan there is follows, so that the change outlives a roll-back."""
 
@@ -185,6 +189,7 @@ HANDLERS: dict[type, Callable[[State, Any], tuple[State, list[Action]]]] = {
     events.Worn: worn,
     events.WorkerGone: worker_gone,
     events.Scale: scale,
+    events.Gate: gate,
     events.Stop: stop_all,
     events.Tick: tick,
 }

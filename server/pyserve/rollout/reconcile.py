@@ -46,7 +46,7 @@ def reconcile(state: State) -> tuple[State, list[Action]]:
     done: list[Action] = []
     while state.phase != STOPPING:
         before = state
-        for rule in RULES:
+        for rule in WHILE_GATED if state.gated else RULES:
             state, actions = rule(state)
             done += actions
             if state != before:
@@ -208,3 +208,5 @@ RULES = (
     finish,
     reload_again,
 )
+# While a request is alone in the app its worker must not be told to leave, and no canary be asked whether it is well.
+WHILE_GATED = (retry_zygotes, spawn, finish)

@@ -87,6 +87,7 @@ class State(NamedTuple):
     degraded: bool = False
     retry_at: float = 0.0  # nothing crashed is started again before
     last_id: int = 0  # of workers
+    gated: bool = False  # a request is alone in the app, or about to be: see reconcile.WHILE_GATED
     now: float = 0.0  # the latest time that an event has told
 
 

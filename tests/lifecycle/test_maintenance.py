@@ -1,0 +1,165 @@
+"""Maintenance, and commands that run alone: what pyservectl does to the gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lifecycle.gated import Gated, eventually
+from support import serve
+from support.processes import GENEROUS, wait_for
+
+CTL = [sys.executable, "-c", "from pyserve.ctl import main; main()"]
+REFUSED = 75
+
+every_class = pytest.mark.usefixtures("worker_class")
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Iterator[Gated]:
+    gated = Gated(tmp_path)
+    (tmp_path / "pyserve.toml").write_text('app = "app:wsgi"\nworkers = 2\ncontrol_socket = "pyserve.ctl"\n')
+    yield gated
+    gated.pool.shutdown()
+
+
+def start(gated: Gated, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*CTL, *arguments], cwd=gated.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ctl(gated: Gated, *arguments: str, code: int = 0) -> str:
+    """What pyservectl prints, standard error included; its exit code must be ``code``."""
+    process = start(gated, *arguments)
+    text, _ = process.communicate(timeout=GENEROUS)
+    assert process.returncode == code, text
+    return text
+
+
+@every_class
+def test_maintenance_answers_503_with_the_operators_page_but_for_health_checks(gated: Gated) -> None:
+    page = gated.folder / "page.html"
+    page.write_text("<h1>Zurück um acht</h1>", encoding="utf-8")
+    with serve(cwd=gated.folder) as server:
+        on = ctl(gated, "maintenance", "on", "--retry-after", "90", "--page", str(page), "--allow", "/healthz")
+        assert on == "maintenance is on; no other request is in the app\n"
+        refused = server.get("/shop")
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "90"
+        assert refused.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert refused.content.decode() == "<h1>Zurück um acht</h1>"
+        assert server.get("/healthz?full=1").status_code == 200
+        assert server.get("/healthz/more").status_code == 503
+        status = json.loads(ctl(gated, "--json", "maintenance", "status").splitlines()[-1])
+        assert (status["maintenance"], status["gate"], status["active"]) == (True, "held", 0)
+        assert status["notice"]["retry_after"] == 90
+        ctl(gated, "maintenance", "on", "--retry-after", "7")  # clients are told something else
+        wait_for(lambda: server.get("/shop").headers["Retry-After"] == "7")
+        assert "maintenance is off; everything is served" in ctl(gated, "maintenance", "off")
+        gated.assert_open(server)
+        assert ctl(gated, "maintenance", "off") == "maintenance was not on\n"
+
+
+@every_class
+def test_maintenance_with_hold_lets_clients_wait(gated: Gated) -> None:
+    with serve(cwd=gated.folder) as server:
+        ctl(gated, "maintenance", "on", "--hold", "60")
+        held = [gated.send(server, "GET", f"/held-{n}") for n in range(4)]
+        ctl(gated, "maintenance", "off")
+        assert [each.result().status_code for each in held] == [200] * 4
+
+
+@every_class
+def test_maintenance_waits_for_an_exclusive_request_and_survives_a_reload(gated: Gated) -> None:
+    with serve(cwd=gated.folder) as server:
+        sync = gated.ask(server, "/sync?alone=1&until=a")
+        server.wait_for(lambda: gated.entered("sync"))
+        on = start(gated, "maintenance", "on", "--allow", "/healthz")
+        server.wait_for_log("maintenance is on")
+        gated.let_go("a")
+        assert sync.result().status_code == 200
+        assert "maintenance is on; no other request is in the app" in on.communicate(timeout=GENEROUS)[0]
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload done: generation 2 serves")
+        assert server.get("/").status_code == 503
+        assert server.get("/healthz").status_code == 200
+        ctl(gated, "maintenance", "off")
+        gated.assert_open(server)
+
+
+def test_maintenance_also_holds_while_no_worker_can_start(gated: Gated) -> None:
+    """The responder then shows the operator's page."""
+    app = gated.folder / "app.py"
+    boot = "\n@pyserve.on_init\ndef boot():\n    if os.path.exists('broken'):\n        raise RuntimeError\n"
+    app.write_text(app.read_text() + boot)
+    page = gated.folder / "page.html"
+    page.write_text("<h1>Migrating</h1>")
+    with serve(cwd=gated.folder) as server:
+        ctl(gated, "maintenance", "on", "--retry-after", "90", "--page", str(page))
+        gated.let_go("broken")
+        for pid in server.workers():
+            os.kill(pid, signal.SIGKILL)
+        server.wait_for_log("no worker can answer: the responder answers with 503")
+        refused = server.get("/")
+        assert (refused.status_code, refused.text) == (503, "<h1>Migrating</h1>")
+        assert int(refused.headers["Retry-After"]) >= 90
+        (gated.folder / "broken").unlink()
+        ctl(gated, "maintenance", "off")
+        gated.assert_open(server)
+
+
+@every_class
+def test_a_command_runs_alone_and_its_exit_code_is_pyservectls(gated: Gated) -> None:
+    command = "import os, pathlib, sys, time\npathlib.Path('ran').touch()\n"
+    command += "while not os.path.exists('b'): time.sleep(0.01)\nsys.exit(3)\n"
+    with serve(cwd=gated.folder) as server:
+        before = gated.send(server, "GET", "/before?until=a")
+        server.wait_for(lambda: gated.entered("before"))
+        run = start(gated, "exclusive", "--retry-after", "9", "--", sys.executable, "-c", command)
+        refused = eventually(server, lambda: server.get("/"), 503)
+        assert refused.headers["Retry-After"] == "9"
+        assert not (gated.folder / "ran").exists()
+        gated.let_go("a")
+        assert before.result().status_code == 200
+        server.wait_for((gated.folder / "ran").exists)
+        assert server.get("/").status_code == 503
+        other = ctl(gated, "exclusive", "--", "true", code=REFUSED)
+        assert "not run: another exclusive request has the gate" in other
+        gated.let_go("b")
+        run.communicate(timeout=GENEROUS)
+        assert run.returncode == 3
+        assert server.get("/").status_code == 200  # it is open when pyservectl ends
+        assert "no-such-command" in ctl(gated, "exclusive", "--", "no-such-command", code=127)
+        ctl(gated, "maintenance", "on")
+        assert "maintenance is on" in ctl(gated, "exclusive", "--", "true", code=REFUSED)
+        ctl(gated, "maintenance", "off")
+
+
+def test_a_killed_pyservectl_opens_the_gate_and_ends_its_command(gated: Gated) -> None:
+    command = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    with serve(cwd=gated.folder) as server:
+        run = start(gated, "exclusive", "--", sys.executable, "-c", command)
+        pid = gated.folder / "pid"
+        server.wait_for(lambda: pid.exists() and pid.read_text())
+        assert server.get("/").status_code == 503
+        run.kill()
+        run.communicate()
+        gated.assert_open(server)
+        wait_for(lambda: not os.path.exists(f"/proc/{pid.read_text()}"), "the end of the command")
+
+
+def test_what_cannot_be_is_said_in_one_line(gated: Gated) -> None:
+    with serve(cwd=gated.folder) as server:
+        assert "each of which begins with /" in ctl(gated, "maintenance", "on", "--allow", "healthz", code=1)
+        big = gated.folder / "big.html"
+        big.write_text("x" * 40_000)
+        assert "32 KiB" in ctl(gated, "maintenance", "on", "--page", str(big), code=2)
+        gated.assert_open(server)
