@@ -62,7 +62,7 @@ def test_another_version_takes_over_under_load(project: Project, installed: Inst
             assert load.failures == []
             assert {status for status, _ in load.answers} == {200}
         assert (server.workers(), server.zygotes()) == (workers, zygotes)
-        assert title(server.pid) == "pyserve: master [app:wsgi]"
+        server.wait_for(lambda: title(server.pid) == "pyserve: master [app:wsgi]")  # said a moment after the log's line
         assert server.process.poll() is None
         project.replace('"one"', '"two"')
         server.signal(signal.SIGHUP)
