@@ -18,7 +18,7 @@ EXAMPLES := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-gate bench-memory bench-reload clean
+.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-gate bench-memory bench-reload bench-fair clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,11 @@ bench-reload: RELOADS = 20
 bench-reload: ## what clients notice of reloads, stops and crashes beside other servers; ROWS=direct,nginx SERVERS=... RELOADS=20
 	$(PYTHON) benchmarks/reload.py --reloads $(RELOADS) \
 		$(if $(ROWS),--rows "$(ROWS)") $(if $(SERVERS),--servers "$(SERVERS)")
+
+bench-fair: ROUNDS = 3
+bench-fair: SECONDS = 20
+bench-fair: ## who waits for whom when requests are short and long, beside other servers; SERVERS=pyserve,granian ROUNDS=3 SECONDS=20
+	$(PYTHON) benchmarks/fair.py --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(SERVERS),--servers "$(SERVERS)")
 
 clean: ## remove what make has made
 	rm -rf .venv .venv-3.* benchmarks/.venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -31,7 +31,7 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     # master → zygote
     # fds: scoreboard, both ends of the hand-off queue, error log, access log if there is one, listeners
     "CONFIG": {"generation": int, "master": int, "config": dict, "listeners": list, "preload": str},
-    "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel, its stack file
+    "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel, its stack file, its bell
     # zygote → master
     "LOADED": {"description": str, "seconds": NUMBER},
     "LOAD_FAILED": {"kind": str, "message": str, "details": str},  # kind: "app", "hook", "config"

@@ -194,6 +194,7 @@ class WorkerProcess(Child):
         slot_index: int,
         slot: Slot,
         stacks: StackFile | None = None,
+        bell: int = -1,
     ) -> None:
         super().__init__(channel)
         self.worker = worker
@@ -202,6 +203,8 @@ class WorkerProcess(Child):
         self.slot_index = slot_index
         self.slot = slot
         self.stacks = stacks or StackFile.create()
+        # An eventfd, rung when others should take over what waits behind its request.
+        self.bell = bell if bell >= 0 else os.eventfd(0, os.EFD_CLOEXEC)
         self.leaving = ""  # the cause, once it was told to drain or says that it does
         self.deadline = float("inf")  # of its drain, CLOCK_MONOTONIC seconds
         self.boot_failure = ""
@@ -224,15 +227,18 @@ class WorkerProcess(Child):
     def close(self) -> None:
         super().close()
         self.stacks.close()
+        os.close(self.bell)
 
     def carried(self) -> dict[str, Any]:
-        return {**super().carried(), "worker": self.worker._asdict(), "stacks": {"fd": self.stacks.fd}}
+        own = {"worker": self.worker._asdict(), "stacks": {"fd": self.stacks.fd}, "bell": {"fd": self.bell}}
+        return {**super().carried(), **own}
 
     @classmethod
     def resume(cls, record: dict[str, Any], config: Config, scoreboard: Scoreboard) -> WorkerProcess:
         index = record["plain"]["slot_index"]
         channel, stacks = Channel.resume(record["channel"]), StackFile(record["stacks"]["fd"])
-        process = cls(Worker(**record["worker"]), config, channel, index, scoreboard.slot(index), stacks)
+        worker, bell = Worker(**record["worker"]), record["bell"]["fd"]
+        process = cls(worker, config, channel, index, scoreboard.slot(index), stacks, bell)
         process.go_on(record)
         return process
 

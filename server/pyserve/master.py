@@ -15,6 +15,7 @@ import time
 from pyserve import __version__, descriptors, handoff, linux, listeners, rollout, shutdown
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
+from pyserve.fairness import Fairness
 from pyserve.notify import Notifier
 from pyserve.population import Population, count
 from pyserve.recycling import Recycling
@@ -63,6 +64,7 @@ class Master:
         )
         self.responder = Responder(self.population)
         self.recycling = Recycling(self.population.workers, self.tell, self.log)
+        self.fairness = Fairness(self.population)
         self.state = rollout.State(plan_of(config), crash_window=config.crash_window, max_crashes=config.max_crashes)
         self.signals: list[int] = []
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -128,6 +130,7 @@ class Master:
             self.go_on_stopping()
             self.tell(rollout.Tick(time.monotonic()))
             self.responder.turn(self.state, self.config, self.shutdown.deadline)
+            self.fairness.turn()
             self.notifier.watchdog()
             self.log.tell_lost()
             if self.control:
@@ -187,6 +190,7 @@ class Master:
         tick = min(TICK, self.notifier.watchdog_interval or TICK)
         soonest = min(self.population.soonest(now + tick), self.shutdown.look_again(now), rollout.due(self.state))
         soonest = self.population.exclusion.soonest(soonest, now)
+        soonest = self.fairness.soonest(soonest)
         if self.control:
             soonest = self.control.soonest(soonest)
         if self.upgrade:

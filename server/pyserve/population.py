@@ -197,7 +197,7 @@ class Population:
         self.workers[worker.id] = process
         self.tell_siblings()
         self.watch(process)
-        fds = [theirs.fileno(), process.stacks.fd]
+        fds = [theirs.fileno(), process.stacks.fd, process.bell]
         try:
             zygote.channel.send("SPAWN", fds=fds, id=worker.id, number=worker.number, slot=index)
         except OSError as error:  # it had to wait, and there was no descriptor for that

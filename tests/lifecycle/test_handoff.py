@@ -233,3 +233,160 @@ def upgraded(environ, start_response):
         assert client.take(10) == b"STILL HERE"
         assert server.get("/").text.startswith(version)
         client.socket.close()
+
+
+# When there is nobody to take them.
+
+SLOW_BOOT = """
+@pyserve.on_init
+def wait_for_the_file_to_go():
+    while os.path.exists("block"):
+        time.sleep(0.05)
+"""
+
+
+def test_they_wait_for_a_worker_that_boots_slowly(project: Project) -> None:
+    project.append(SLOW_BOOT)
+    with serve("app:wsgi", "--workers", "1", "--handoff-timeout", "600", *KEPT, cwd=project.folder) as server:
+        idle = connect(server, 5)
+        old = ask(idle[0])
+        (project.folder / "block").touch()
+        os.kill(int(old.split()[1]), signal.SIGTERM)
+        server.wait_for_log("was told to stop")
+        assert {ask(client) for client in idle} == {old}, "the one that leaves goes on meanwhile"
+        (project.folder / "block").unlink()
+        server.wait_for_log("has left")
+        assert old not in {ask(client) for client in idle}
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_without_a_taker_they_linger(project: Project) -> None:
+    project.append(SLOW_BOOT)
+    arguments = ("--workers", "1", "--handoff-timeout", "0.2", "--keepalive-linger", "600")
+    with serve("app:wsgi", *arguments, cwd=project.folder) as server:
+        client, silent = connect(server, 2)
+        old = ask(client)
+        (project.folder / "block").touch()
+        os.kill(int(old.split()[1]), signal.SIGTERM)
+        server.wait_for_log(r"no worker has taken this one's connections for 0\.2 s: 2 of them end here")
+        client.send(GET)
+        response = client.response()
+        assert response.body.decode() == old
+        assert response.headers["connection"] == "close"
+        assert client.closed()
+        silent.socket.close()
+        (project.folder / "block").unlink()
+        server.wait_for_log("has left")
+
+
+def test_without_a_time_for_it_nothing_is_handed_over(project: Project) -> None:
+    with serve("app:wsgi", "--workers", "1", "--handoff-timeout", "0", *KEPT, cwd=project.folder) as server:
+        (client,) = connect(server, 1)
+        reload(server, project, 2, 1)
+        assert client.closed()
+
+
+def strand(server: Server, project: Project, count: int) -> tuple[list[Client], Client, int]:
+    """Connections that are in the queue, where nobody takes them; one whose request keeps the only worker, and its pid.
+
+    Of two workers one has given its connections away and left, the other is in a request, and no new one comes up.
+    """
+    busy = connect(server, 1)[0]
+    busy_pid = int(ask(busy).split()[1])
+    (gone_pid,) = set(server.workers()) - {busy_pid}
+    busy.send(WAIT)
+    server.wait_for(lambda: in_app(server, 1))
+    clients = connect(server, count)  # to the other one
+    (project.folder / "block").touch()
+    os.kill(gone_pid, signal.SIGTERM)
+    server.wait_for_log(f"pid {gone_pid} has left")
+    return clients, busy, busy_pid
+
+
+def test_what_is_in_the_queue_outlives_a_receiver_that_is_killed(project: Project) -> None:
+    project.append(SLOW_BOOT)
+    with serve("app:wsgi", "--workers", "2", *KEPT, cwd=project.folder) as server:
+        clients, _, busy_pid = strand(server, project, 20)
+        os.kill(busy_pid, signal.SIGKILL)
+        server.wait_for_log(f"pid {busy_pid} was killed")
+        clients[0].send(GET)
+        (project.folder / "block").unlink()
+        answer(clients[0])
+        for client in clients[1:]:
+            ask(client)
+
+
+def test_what_is_in_the_queue_at_the_end_is_answered(project: Project) -> None:
+    """Its last worker takes it before it leaves."""
+    project.append(SLOW_BOOT)
+    with serve("app:wsgi", "--workers", "2", *KEPT, cwd=project.folder) as server:
+        clients, busy, _ = strand(server, project, 3)
+        clients[0].send(GET)
+        server.signal(signal.SIGTERM)
+        assert busy.response().status == 200
+        assert clients[0].response().status == 200
+        for client in clients:
+            assert client.closed()
+        assert server.wait() == 0
+
+
+def test_without_a_worker_the_master_answers_what_is_in_the_queue(project: Project) -> None:
+    project.append(SLOW_BOOT)
+    with serve("app:wsgi", "--workers", "2", *KEPT, cwd=project.folder) as server:
+        clients, _, busy_pid = strand(server, project, 3)
+        clients[0].send(GET)
+        os.kill(busy_pid, signal.SIGKILL)
+        server.wait_for_log(f"pid {busy_pid} was killed")
+        server.signal(signal.SIGQUIT)
+        assert clients[0].response().status == 503
+        for client in clients:
+            assert client.closed()
+        server.wait_for_log("1 request came when no worker was left; answered with 503")
+        server.wait()
+
+
+# Behind a long request.
+
+
+def test_who_waits_behind_a_long_request_is_answered_by_another_worker(project: Project) -> None:
+    """The request ends when the server does, so each of these answers has come from the other worker."""
+    with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
+        clients = connect(server, 12)
+        busy, *others = clients
+        pid = ask(busy).split()[1]
+        busy.send(WAIT)
+        server.wait_for(lambda: in_app(server, 1))
+        assert pid not in {ask(client).split()[1] for client in others}
+        others[0].send(GET[:20])
+        server.signal(signal.SIGTERM)
+        assert busy.response().body.decode().split()[1] == pid
+        assert server.wait() == 0
+
+
+def test_who_sent_requests_ahead_waits_for_them_alone(project: Project) -> None:
+    """What a client has sent behind its long request is the same connection's, and stays."""
+    with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
+        busy, *others = connect(server, 6)
+        pid = ask(busy).split()[1]
+        busy.send(WAIT + GET)
+        server.wait_for(lambda: in_app(server, 1))
+        assert pid not in {ask(client).split()[1] for client in others}
+        server.signal(signal.SIGTERM)
+        assert busy.response().body.decode().split()[1] == pid
+        assert server.wait() == 0
+
+
+def test_an_app_that_forks_is_not_disturbed_by_what_listens_for_the_bell(project: Project) -> None:
+    """The thread that gives connections away is none of Python's, and a fork does not take it along."""
+    project.append("""
+def forking(environ, start_response):
+    import multiprocessing, threading
+    child = multiprocessing.get_context("fork").Process(target=os._exit, args=(7,))
+    child.start()
+    child.join()
+    start_response("200 OK", [])
+    return [f"{child.exitcode} {threading.active_count()}".encode()]
+""")
+    with serve("app:forking", "--workers", "2", cwd=project.folder) as server:
+        for client in connect(server, 6):
+            assert ask(client) == "7 1"

@@ -13,6 +13,7 @@ cdef extern from "scoreboard.h" nogil:
         uint64_t connections
         uint64_t requests
         uint64_t siblings
+        uint64_t takers
         uint64_t gate
         uint64_t bytes_in
         uint64_t bytes_out

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from errno import EAGAIN, ETOOMANYREFS
+from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT
 
 from pyserve.descriptors import RESERVE
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from pyserve_workers.connection import Connection
     from pyserve_workers.loop import LoopWorker
 
-BATCH = 4  # connections that are taken before other work has its turn, and siblings theirs
-ASIDE = 0.05  # seconds for which a worker that has more than its share, or no room, leaves the queue to the others
+BATCH = 4  # connections that are taken before other work has its turn; one, where a request keeps the others waiting
+ASIDE = 0.01  # seconds for which a worker that has more than its share, or no room, leaves the queue to the others
+PASSES = (EAGAIN, ETOOMANYREFS, ENOBUFS, ENOMEM)  # why the queue may take nothing now
 SLACK = 1  # connections above its share that a worker may have
 
 
@@ -69,10 +70,10 @@ class Handoff:
 
     def take(self) -> None:
         """The queue has something: take some of it."""
-        taken = 0
+        taken, batch = 0, BATCH if self.worker.concurrent else 1
         if self.listening:
             self.worker.shedding.make_room()
-        while self.listening and taken < BATCH and self.has_room() and self.take_one():
+        while self.listening and taken < batch and self.has_room() and self.take_one():
             taken += 1
         if not self.listening:
             return
@@ -91,6 +92,9 @@ class Handoff:
         except LostError as error:
             self.worker.log.error(f"a connection that another worker gave away is lost: {error}")
             return True
+        except OSError as error:
+            self.worker.log.error(f"the hand-off queue cannot be read now: {error.strerror}")
+            return False
         finally:
             shedding.refill()
         if arrived is None:
@@ -173,7 +177,7 @@ class Handoff:
             worker.after(connection, 0)
             return
         worker.epoll.register(fd, worker.interest.get(fd, EPOLLIN))
-        if failure not in (EAGAIN, ETOOMANYREFS):
+        if failure not in PASSES:
             worker.log.error(f"connections cannot be given to other workers: {os.strerror(failure)}")
             self.linger()
             return

@@ -7,10 +7,13 @@ loop later. Policy is in Python (loop.py); the work of a request is in ``connect
 from __future__ import annotations
 
 import select
+import sys
 
+from pyserve_workers.connection import CLOSED
 from pyserve_workers.draining import Draining
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.ready import serve_ready
+from pyserve_workers.relief import Relief
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +24,10 @@ class SyncWorker(LoopWorker):
     @property
     def in_app(self) -> bool:
         return self.context.running
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.relief: Relief | None = None
 
     def make_draining_event(self) -> Draining:
         return Draining(self)
@@ -39,7 +46,7 @@ class SyncWorker(LoopWorker):
         for connection, wanted in changed:
             if connection.fd in self.connections:
                 self.after(connection, wanted)
-            else:
+            elif connection.state != CLOSED:  # else it was given away later in the turn
                 self.stay(connection, wanted)
         if self.handoff.leaving:
             self.handoff.offer_all()
@@ -58,3 +65,24 @@ class SyncWorker(LoopWorker):
 
     def answer(self, connection: Connection, events: int) -> None:
         self.after(connection, connection.serve(events))
+
+    def sweep(self, now: float) -> None:
+        super().sweep(now)
+        if self.relief is None and self.bell_fd >= 0 and self.slot.get("siblings"):
+            self.listen_for_relief()
+
+    def listen_for_relief(self) -> None:
+        """Only now, when there are siblings: before, there was nobody to give to; and never before the fork."""
+        self.relief = Relief(self, self.handoff.outlet)
+        if not self.config.handoff_timeout or not getattr(sys, "_is_gil_enabled", lambda: True)():
+            return  # without a GIL there is nothing that keeps the worker's thread and the other apart
+        try:
+            self.relief.start()
+        except OSError as error:
+            self.log.warning(f"what waits behind a long request stays with its worker: {error.strerror}")
+
+    def end(self) -> None:
+        if self.relief is not None:
+            self.relief.stop()
+            self.handoff.given += self.relief.given
+        super().end()

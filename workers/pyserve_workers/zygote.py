@@ -244,11 +244,12 @@ class Zygote:
         self.channel.close()
         randomness.reseed()
         channel = Channel(socket(fileno=message.fds[0]))
-        stacks_fd = message.fds[1]
+        stacks_fd, bell_fd = message.fds[1:]
         message.fds = []
         worker_class = find_worker_class(self.generation.config.worker_class)
         worker = worker_class(self.generation, channel, message["number"], message["slot"])
         worker.stacks_fd = stacks_fd
+        worker.bell_fd = bell_fd
         return worker
 
 

@@ -1,0 +1,78 @@
+"""Connections that wait behind a long request: the master sees them on the scoreboard, their worker gives them away.
+
+A sync worker runs one request at a time, so while that takes long, the other connections that it has accepted wait,
+though siblings may have time. When there is such a worker, its bell is rung: a native thread of it (relief.pyx) gives
+what waits to the hand-off queue. A request costs nothing for that. Nor does an idle server: it is looked at closely
+only while requests take long.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import NamedTuple
+
+    from pyserve.population import Population
+else:
+    from pyserve.records import NamedTuple
+
+LONG = 0.02  # seconds in the app, from which on others should not wait for it
+CLOSELY = 0.02  # seconds between two looks, while there have lately been long requests
+USUALLY = 0.2  # seconds between two looks while there are requests
+SELDOM = 1.0  # and while there are none
+LATELY = 5.0  # seconds
+
+
+class Load(NamedTuple):
+    """A worker that takes connections from the queue, in so far as it matters here."""
+
+    id: int
+    since: float  # when the request entered that is in the app, CLOCK_MONOTONIC seconds; 0: none is
+    connections: int
+
+
+def to_relieve(loads: Iterable[Load], now: float) -> tuple[list[int], bool]:
+    """Whose connections should go to others, and is there a long request at all?"""
+    loads = list(loads)
+    busy = [load for load in loads if load.since and now - load.since >= LONG]
+    if len(busy) == len(loads):  # nobody has time for what the others might give away
+        return [], bool(busy)
+    return [load.id for load in busy if load.connections > 1], bool(busy)
+
+
+class Fairness:
+    def __init__(self, population: Population) -> None:
+        self.population = population
+        self.next_look = 0.0
+        self.requests = 0  # that have ended, when it was last looked at
+        self.closely_until = 0.0
+
+    def soonest(self, latest: float) -> float:
+        """When to look next, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
+        return min(latest, self.next_look)
+
+    def turn(self) -> None:
+        now = time.monotonic()
+        if now < self.next_look:
+            return
+        workers = self.population.workers
+        loads = [self.load(worker_id) for worker_id in self.population.takers if worker_id in workers]
+        wanted, long = to_relieve(loads, now)
+        requests = sum(process.slot.get("requests") for process in workers.values())
+        if long:
+            self.closely_until = now + LATELY
+        if now < self.closely_until:
+            self.next_look = now + CLOSELY
+        else:
+            self.next_look = now + (SELDOM if requests == self.requests else USUALLY)
+        self.requests = requests
+        for worker_id in wanted:
+            os.eventfd_write(workers[worker_id].bell, 1)
+
+    def load(self, worker_id: int) -> Load:
+        slot = self.population.workers[worker_id].slot
+        return Load(worker_id, slot.get("request_start") / 1e9, slot.get("connections"))

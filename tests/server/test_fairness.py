@@ -1,0 +1,83 @@
+"""Who is to give away what waits behind a long request, and how closely the master looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyserve.fairness import CLOSELY, LATELY, LONG, SELDOM, USUALLY, Fairness, Load, to_relieve
+from pyserve.scoreboard import Scoreboard
+
+NOW = 100.0
+
+
+def test_whoever_is_in_a_long_request_gives_away_what_waits_for_it() -> None:
+    loads = [Load(1, NOW - 2 * LONG, 5), Load(2, 0.0, 5), Load(3, NOW - LONG / 2, 5), Load(4, NOW - 10, 2)]
+    assert to_relieve(loads, NOW) == ([1, 4], True)
+
+
+def test_not_when_everybody_is() -> None:
+    assert to_relieve([Load(1, NOW - 1, 5), Load(2, NOW - 1, 5)], NOW) == ([], True)
+
+
+def test_not_when_nobody_waits() -> None:
+    """Its only connection is the one whose request it runs."""
+    assert to_relieve([Load(1, NOW - 1, 1), Load(2, 0.0, 9)], NOW) == ([], True)
+
+
+def test_short_requests_are_nothing_to_look_at() -> None:
+    assert to_relieve([Load(1, NOW - LONG / 2, 5), Load(2, 0.0, 5)], NOW) == ([], False)
+    assert to_relieve([], NOW) == ([], False)
+
+
+@pytest.fixture
+def workers() -> Iterator[dict[int, Any]]:
+    """Two, as the master has them."""
+    scoreboard = Scoreboard.create()
+    made = {
+        number: SimpleNamespace(slot=scoreboard.slot(number), bell=os.eventfd(0, os.EFD_NONBLOCK)) for number in (1, 2)
+    }
+    yield made
+    for process in made.values():
+        os.close(process.bell)
+
+
+def rung(process: Any) -> bool:
+    try:
+        return os.eventfd_read(process.bell) > 0
+    except BlockingIOError:
+        return False
+
+
+def test_it_looks_closely_only_while_requests_take_long(
+    workers: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = NOW
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    watch = Fairness(SimpleNamespace(workers=workers, takers={1, 2}))  # type: ignore[arg-type]
+    watch.turn()
+    assert watch.soonest(NOW + 60) == NOW + SELDOM, "nothing is asked"
+    now += SELDOM
+    workers[2].slot.set("requests", 7)
+    watch.turn()
+    assert watch.soonest(NOW + 60) == now + USUALLY
+    now += USUALLY
+    workers[1].slot.set("connections", 3)
+    workers[1].slot.set("request_start", int((now - 1) * 1e9))
+    watch.turn()
+    assert watch.soonest(NOW + 60) == now + CLOSELY
+    assert rung(workers[1])
+    assert not rung(workers[2])
+    watch.turn()
+    assert not rung(workers[1]), "it is not time yet"
+    now += CLOSELY
+    watch.turn()
+    assert rung(workers[1]), "others may have begun to wait"
+    workers[1].slot.set("request_start", 0)
+    now += LATELY
+    watch.turn()
+    assert watch.soonest(NOW + 60) == now + SELDOM

@@ -1,0 +1,296 @@
+"""The worker's side of the hand-off queue, with a worker that only has what the queue asks of it, and real sockets."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyserve.descriptors import RESERVE
+from pyserve.handoff import HandoffQueue
+from pyserve.scoreboard import Scoreboard
+from pyserve_workers import handoff
+from pyserve_workers.connection import Connection, Context
+from pyserve_workers.handoff import BATCH, Handoff
+from pyserve_workers.loop import Listener
+from pyserve_workers.shedding import Shedding
+from wire.loop import SETTINGS, MemoryLog
+
+WAYS_IN = [Listener("http", "x", 80)]
+
+
+class Worker:
+    """What LoopWorker is to the queue."""
+
+    def __init__(
+        self, queue: HandoffQueue, scoreboard: Scoreboard, index: int, *, takers: int, limit: int = 100
+    ) -> None:
+        self.generation = SimpleNamespace(handoff_fds=queue.fds, scoreboard=scoreboard)
+        self.config = SimpleNamespace(handoff_timeout=5.0, **SETTINGS)
+        self.log = MemoryLog()
+        self.slot = scoreboard.slot(index)
+        self.pid = 1000 + index
+        for name, value in (("pid", self.pid), ("generation", 1), ("takers", takers), ("siblings", 3)):
+            self.slot.set(name, value)
+        self.context = Context(None, self.config, self.slot.memory, io.StringIO(), self.log, None)
+        self.epoll = select.epoll()
+        self.connections: dict[int, Connection] = {}
+        self.interest: dict[int, int] = {}
+        self.pending: list[Connection] = []
+        self.taken: set[Connection] = set()
+        self.ways_in = WAYS_IN
+        self.limit = limit
+        self.state = "serving"
+        self.may_take = self.concurrent = True
+        self.orphaned = self.final = self.lingers = False
+        self.sweep_in = 1.0
+        self.shedding = Shedding(self)  # type: ignore[arg-type]
+        self.handoff = Handoff(self)  # type: ignore[arg-type]
+        self.clients: list[socket.socket] = []
+
+    def keep(self, connection: Connection, wanted: int) -> None:
+        self.connections[connection.fd] = connection
+        self.slot.set("connections", len(self.connections))
+        self.epoll.register(connection.fd, wanted)
+
+    def after(self, connection: Connection, _wanted: int) -> None:
+        del self.connections[connection.fd]
+        self.slot.set("connections", len(self.connections))
+
+    def sweep_within(self, seconds: float) -> None:
+        self.sweep_in = seconds
+
+    def linger(self) -> None:
+        self.lingers = True
+
+    def serve(self, count: int) -> None:
+        """Have so many idle clients."""
+        for _ in range(count):
+            client, ours = socket.socketpair()
+            ours.setblocking(False)
+            self.clients.append(client)
+            self.keep(Connection(self.context, ours.detach(), WAYS_IN[0], ("192.0.2.1", 1)), select.EPOLLIN)
+
+    def hears(self, fd: int) -> bool:
+        """Would the loop hear of this descriptor now?"""
+        return any(found == fd for found, _ in self.epoll.poll(0))
+
+    def close(self) -> None:
+        for connection in self.connections.values():
+            connection.close()
+        for client in self.clients:
+            client.close()
+        for fd in self.shedding.reserve:
+            os.close(fd)
+        self.epoll.close()
+
+
+Team = list[Worker]
+
+
+@pytest.fixture
+def queue() -> Iterator[HandoffQueue]:
+    made = HandoffQueue.create()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def team(queue: HandoffQueue) -> Iterator[Team]:
+    """Three workers; the first leaves, two can take."""
+    scoreboard = Scoreboard.create()
+    workers = [Worker(queue, scoreboard, index, takers=takers) for index, takers in enumerate((2, 1, 1))]
+    workers[0].slot.set("generation", 0)
+    yield workers
+    for worker in workers:
+        worker.close()
+
+
+def leave(worker: Worker) -> None:
+    worker.state = "draining"
+    worker.handoff.leave()
+
+
+def test_what_one_gives_away_another_takes(team: Team, queue: HandoffQueue) -> None:
+    old, new, _ = team
+    old.serve(3)
+    new.handoff.listen()
+    assert not new.hears(queue.fds[1])
+    leave(old)
+    assert old.connections == {}
+    assert old.slot.get("connections") == 0
+    assert old.handoff.given == 3
+    assert new.hears(queue.fds[1])
+    new.handoff.take()
+    assert len(new.connections) == new.slot.get("connections") == 3
+
+
+def test_a_few_at_a_time_and_whoever_has_more_than_its_share_stands_aside(team: Team, queue: HandoffQueue) -> None:
+    old, new, other = team
+    old.serve(5 * BATCH)
+    for worker in (new, other):
+        worker.handoff.listen()
+    leave(old)
+    new.handoff.take()
+    assert len(new.connections) == BATCH
+    assert not new.hears(queue.fds[1]), "the other one has none yet"
+    assert new.sweep_in == handoff.ASIDE
+    other.handoff.take()
+    assert other.hears(queue.fds[1]), "both have as many"
+    other.handoff.take()
+    assert not other.hears(queue.fds[1])
+    new.handoff.sweep(time.monotonic() + handoff.ASIDE)
+    assert new.hears(queue.fds[1])
+
+
+def test_who_may_not_take_leaves_the_queue_alone(team: Team, queue: HandoffQueue) -> None:
+    old, new, _ = team
+    new.handoff.listen()
+    new.may_take = False
+    new.handoff.obey()
+    old.serve(1)
+    leave(old)
+    assert not new.hears(queue.fds[1])
+    new.handoff.take()
+    assert new.connections == {}
+    new.may_take = True
+    new.handoff.obey()
+    assert new.hears(queue.fds[1])
+
+
+def test_without_a_descriptor_to_spare_nothing_is_read(team: Team, queue: HandoffQueue, monkeypatch: Any) -> None:
+    """The kernel would deliver the message and drop the connection."""
+    old, new, _ = team
+    old.serve(1)
+    leave(old)
+    new.handoff.listen()
+    os.close(new.shedding.reserve.pop())
+    with monkeypatch.context() as patch:
+        patch.setattr(new.shedding, "refill", lambda: None)
+        new.handoff.take()
+        assert new.connections == {}
+        assert not new.hears(queue.fds[1])
+    new.handoff.sweep(time.monotonic() + handoff.ASIDE)
+    assert len(new.shedding.reserve) < RESERVE
+    new.handoff.take()
+    assert len(new.connections) == 1
+    assert len(new.shedding.reserve) == RESERVE
+
+
+def test_at_its_limit_a_worker_takes_nothing_until_there_is_room(team: Team, queue: HandoffQueue) -> None:
+    old, new, _ = team
+    new.limit = 2
+    new.serve(2)
+    old.serve(1)
+    leave(old)
+    new.handoff.listen()
+    new.handoff.take()
+    assert len(new.connections) == 2
+    assert not new.hears(queue.fds[1])
+    new.limit = 3
+    new.handoff.sweep(time.monotonic() + handoff.ASIDE)
+    new.handoff.take()
+    assert len(new.connections) == 3
+
+
+def test_at_the_final_stop_what_is_in_the_queue_is_taken_to_its_end(team: Team) -> None:
+    old, new, _ = team
+    old.serve(10)
+    leave(old)
+    new.final = True
+    leave(new)
+    assert len(new.connections) == 10
+    assert not new.handoff.leaving
+
+
+def test_nothing_is_given_while_nobody_takes(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    (old, *_) = team
+    old.serve(2)
+    old.slot.set("takers", 0)
+    leave(old)
+    assert len(old.connections) == 2
+    for now in (101.0, 104.9):
+        old.handoff.sweep(now)
+        assert not old.lingers
+    old.slot.set("takers", 1)
+    old.handoff.sweep(now)
+    assert old.connections == {}
+    old.serve(1)
+    old.slot.set("takers", 0)
+    for now in (110.0, 114.9):
+        old.handoff.sweep(now)
+        assert not old.lingers, "the time counts from the last success"
+    now = 115.0
+    old.handoff.sweep(now)
+    assert old.lingers
+    assert "no worker has taken this one's connections for 5 s" in old.log.texts("warning")
+    assert not old.handoff.leaving
+
+
+def test_a_full_queue_is_waited_for(team: Team, queue: HandoffQueue) -> None:
+    old, new, _ = team
+    old.serve(5)
+    filled = 0
+    try:
+        while filled < 1_000_000:
+            queue.outlet.send(bytes(60_000))
+            filled += 1
+    except BlockingIOError:
+        pass
+    leave(old)
+    assert len(old.connections) == 5
+    assert not old.hears(queue.fds[0])
+    old.clients[0].send(b"x")
+    assert any(old.hears(fd) for fd in old.connections), "they are served meanwhile"
+    for _ in range(filled):
+        queue.inlet.recv(60_000)
+    assert old.hears(queue.fds[0]), "there is room again"
+    assert old.handoff.is_outlet(queue.fds[0])
+    assert old.connections == {}
+    assert not old.hears(queue.fds[0])
+    new.handoff.listen()
+    new.handoff.take()
+    assert len(new.connections) >= 4
+
+
+def test_who_is_at_work_on_a_connection_keeps_it(team: Team) -> None:
+    (old, *_) = team
+    old.serve(2)
+    mine = next(iter(old.connections.values()))
+    old.taken.add(mine)
+    leave(old)
+    assert list(old.connections.values()) == [mine]
+    old.taken.clear()
+    old.handoff.offer(mine)
+    assert old.connections == {}
+
+
+def test_without_a_master_nobody_takes_over(team: Team) -> None:
+    (old, *_) = team
+    old.serve(1)
+    old.orphaned = True
+    leave(old)
+    assert len(old.connections) == 1
+
+
+@pytest.mark.parametrize("message, why", [(b"?", "no descriptor"), (b"?" * 100, "no descriptor")])
+def test_what_is_lost_is_said_and_the_next_one_is_taken(
+    team: Team, queue: HandoffQueue, message: bytes, why: str
+) -> None:
+    old, new, _ = team
+    queue.outlet.send(message)
+    old.serve(1)
+    leave(old)
+    new.handoff.listen()
+    new.handoff.take()
+    assert why in new.log.texts("error")
+    assert len(new.connections) == 1
