@@ -171,10 +171,10 @@ class Client:
 
     def prepare(self) -> None:
         """A new request, on the connection there is if it is still open."""
+        self.began = time.monotonic()  # before the look: its worker may die between that and the sending
         if self.wire and self.wire.ended():
             self.leave()
         self.ident = self.next_ident()
-        self.began = time.monotonic()
         self.fresh = self.wire is None or not self.wire.used
 
     def next_ident(self) -> str:

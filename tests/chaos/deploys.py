@@ -23,6 +23,9 @@ def die(number):
 def first_request():
     pass
 
+def each_request():
+    pass
+
 {special}
 
 def parts(ident):
@@ -37,6 +40,7 @@ def wsgi(environ, start_response):
     served += 1
     if served == 1:
         first_request()
+    each_request()
     headers = [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid())), ("X-Version", str(VERSION))]
     if kind == "stream":
         start_response("200 OK", headers)
@@ -59,9 +63,8 @@ VERSIONS = {
     "segfaults": "import faulthandler; faulthandler.disable(); note('die', '-'); os.kill(os.getpid(), signal.SIGSEGV)",
     "hook raises": "@pyserve.on_init\ndef hook():\n    raise RuntimeError('planned: this hook raises')",
     "crashes late": (
-        "import threading\n"
-        "@pyserve.on_bootstrap\ndef hook():\n"
-        "    signal.signal(signal.SIGALRM, lambda *_: die(signal.SIGKILL)); signal.setitimer(signal.ITIMER_REAL, 2.0)"
+        "@pyserve.on_bootstrap\ndef hook():\n    global born\n    born = time.monotonic()\n"
+        "def each_request():\n    if time.monotonic() > born + 2.0:\n        die(signal.SIGKILL)"
     ),
     "fails first": "def first_request():\n    raise RuntimeError('planned: the first request fails')",
     "dies first": "def first_request():\n    die(signal.SIGKILL)",
