@@ -333,6 +333,7 @@ class Population:
         if message.kind == "LOADED":
             zygote.loaded = True
             zygote.pressure = None
+            zygote.killed_because = ""
             self.log.info(f"generation {generation}: loaded {message['description']} in {message['seconds']:.2f} s")
             self.tell(rollout.Loaded(generation))
         elif message.kind == "LOAD_FAILED":
@@ -528,6 +529,8 @@ class Population:
         elif step == DUMPED:
             cut = self.left_of(worker) if worker else ""
             self.log.error(f"{child.name}: {pressure.why}; {cut}the stacks of its threads follow, then it is killed")
+            if isinstance(child, Zygote):  # one that cannot hear the signal yet dies of it
+                child.killed_because = pressure.why
         child.press(step, pressure.why)
         if step == KILLED and worker and not worker.pid:
             self.worker_ended(worker)  # it never said who it is; without its channel it ends by itself

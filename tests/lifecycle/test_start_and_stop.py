@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -179,6 +180,14 @@ def test_the_first_generation_that_fails_ends_the_master(
     if "stacks of its threads follow" not in ended.stderr:
         assert "pyserve_workers" not in ended.stderr  # the user's traceback, not ours
     assert left_behind(tmp_path) == []
+
+
+def test_a_zygote_that_dies_before_it_can_write_its_stacks_is_still_explained(tmp_path: Path) -> None:
+    """The signal for the stacks ended it, as one without a handler does, and the log named a number of a signal."""
+    (tmp_path / "slow.py").write_text("import time; time.sleep(600)\n")
+    ended = run("slow:wsgi", "-b", "127.0.0.1:0", "--boot-timeout", "0.001", cwd=tmp_path)
+    assert re.search(r"zygote 1 was killed by pyserve \(.*\): the app did not load within boot_timeout", ended.stderr)
+    assert ended.returncode == 4
 
 
 def left_behind(folder: Path) -> list[str]:
