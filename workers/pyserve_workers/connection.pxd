@@ -10,7 +10,7 @@ from pyserve_workers.response cimport Response
 cdef class Connection(Client):
     cdef readonly Context context
     cdef readonly int state
-    cdef int resume                  # the state behind FLUSH
+    cdef int behind_flush            # the state behind FLUSH
     cdef uint64_t due                # the deadline, monotonic ns; 0: none
     cdef uint64_t entered            # when its request entered the app, monotonic ns
     cdef uint64_t held_since         # when its request first found the gate closed, monotonic ns; 0: it has not

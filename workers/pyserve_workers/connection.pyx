@@ -524,13 +524,13 @@ cdef class Connection(Client):
             if self.state != S_FLUSH or self.outbox.sent != before:
                 self.wait_until(self.context.write_timeout)
             if self.state != S_FLUSH:
-                self.resume = self.state
+                self.behind_flush = self.state
                 self.state = S_FLUSH
-                if self.resume == S_IDLE:
+                if self.behind_flush == S_IDLE:
                     self.inbox.close()
             return N_WRITE
         if self.state == S_FLUSH:
-            self.state = self.resume
+            self.state = self.behind_flush
             if self.state == S_HEAD:   # until now the client could not be heard
                 self.wait_until(self.context.header_timeout)
             elif self.state == S_IDLE:
