@@ -325,6 +325,7 @@ def test_what_is_in_the_queue_at_the_end_is_answered(project: Project) -> None:
         server.signal(signal.SIGTERM)
         assert busy.response().status == 200
         assert clients[0].response().status == 200
+        (project.folder / "block").unlink()
         for client in clients:
             assert client.closed()
         assert server.wait() == 0
