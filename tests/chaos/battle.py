@@ -62,11 +62,10 @@ class Watch:
                     self.killed.setdefault(int(number), (f"fail-point {name}", float(at)))
                 elif action == "stop":
                     self.later(STOPPED, int(number), float(at))
-            now = time.monotonic()
             seen.update(in_session(self.server.pid))
             for pid in seen - set(self.gone):
                 if not os.path.exists(f"/proc/{pid}"):  # a zombie may have threads that still close its sockets
-                    self.gone[pid] = now
+                    self.gone[pid] = time.monotonic()
 
     def journal(self) -> list[str]:
         file = self.points / "journal"
