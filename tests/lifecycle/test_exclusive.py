@@ -357,3 +357,24 @@ def test_requests_named_in_the_configuration_run_alone(gated: Gated) -> None:
         assert sync.result().status_code == 200
         assert server.get("/api/sync").status_code == 200
         gated.assert_open(server)
+
+
+@every_class
+@pytest.mark.parametrize("holding", [False, True], ids=["draining", "holding"])
+def test_an_upgrade_waits_until_it_is_over(gated: Gated, holding: bool) -> None:
+    with serve("app:wsgi", "--workers", "2", cwd=gated.folder) as server:
+        before = gated.send(server, "GET", "/before?until=a")
+        server.wait_for(lambda: gated.entered("before"))
+        sync = gated.ask(server, "/sync?alone=1&until=b")
+        eventually(server, lambda: server.get("/"), 503)
+        if holding:
+            gated.let_go("a")
+            server.wait_for(lambda: gated.entered("sync"))
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("upgrade: it waits until nobody runs alone, or wants to")
+        gated.let_go("a")
+        gated.let_go("b")
+        assert (before.result().status_code, sync.result().status_code) == (200, 200)
+        server.wait_for_log("upgraded: pyserve")
+        assert server.request("PUT", "/again?alone=1").status_code == 200
+        gated.assert_open(server)
