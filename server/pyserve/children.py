@@ -8,7 +8,7 @@ import signal
 from pyserve import pidfds
 from pyserve.channel import Channel
 from pyserve.rollout import Worker
-from pyserve.scoreboard import SLOTS
+from pyserve.scoreboard import SLOTS, STATES
 from pyserve.stackfile import StackFile
 
 TYPE_CHECKING = False
@@ -33,6 +33,9 @@ HEARD = "heard"  # has it noticed the interruption? Who has not is stuck, and wa
 DUMPED = "dump"
 KILLED = "kill"
 SIGNALS = {INTERRUPTED: INTERRUPT, DUMPED: DUMP, KILLED: signal.SIGKILL}
+
+
+BOOTED = STATES.index("ready")
 
 
 class Pressure:
@@ -246,6 +249,30 @@ class WorkerProcess(Child):
     def name(self) -> str:
         pid = f" pid {self.pid}" if self.pid else ""
         return f"worker {self.worker.number} gen {self.worker.generation}{pid}"
+
+    @property
+    def watched(self) -> int:
+        """Since when that goes on which ``timeout`` limits, in CLOCK_MONOTONIC ns; 0: nothing does."""
+        return self.slot.get("heartbeat" if self.heartbeat else "request_start")
+
+    @property
+    def stuck(self) -> bool:
+        """Does it still do what it did when its deadline was over? Its stop hooks are nothing that is watched."""
+        return 0 < self.watched <= self.deadline * 1e9
+
+    def count_cut(self) -> None:
+        """The requests that are in the app now are not answered."""
+        self.cut = max(self.cut, self.slot.get("active"))
+
+    def press_drain(self, deadline: float) -> None:
+        if self.killed_because:
+            return
+        self.deadline = deadline
+        if self.slot.get("state") < BOOTED:  # nothing to finish, and no stop hooks to run
+            self.pressure = Pressure.boot(deadline, 0.0, "it did not end its boot within the graceful timeout")
+        else:
+            self.pressure = Pressure.drain(deadline, self.config.hook_timeout)
+        self.pressed_request = 0
 
 
 class ResponderProcess(Child):

@@ -18,6 +18,7 @@ from pyserve.failpoint import failpoint
 from pyserve.fairness import Fairness
 from pyserve.notify import Notifier
 from pyserve.population import Population, count
+from pyserve.pressing import Pressing
 from pyserve.recycling import Recycling
 from pyserve.responder import Responder
 from pyserve.scoreboard import SLOTS
@@ -62,6 +63,7 @@ class Master:
         self.population = Population(
             self.listeners, self.logs, belongings.scoreboard, belongings.queue, first, self.epoll, self.tell
         )
+        self.pressing = Pressing(self.population)
         self.responder = Responder(self.population)
         self.recycling = Recycling(self.population.workers, self.tell, self.log)
         self.fairness = Fairness(self.population)
@@ -124,7 +126,7 @@ class Master:
             self.wait()
             self.take_signals()
             self.population.reap()
-            self.population.press()
+            self.pressing.turn()
             self.recycling.turn(time.monotonic())
             self.population.exclusion.turn()
             self.go_on_stopping()
@@ -188,7 +190,7 @@ class Master:
         """Sleep until something happens or somebody is late, and hear what the children say."""
         now = time.monotonic()
         tick = min(TICK, self.notifier.watchdog_interval or TICK)
-        soonest = min(self.population.soonest(now + tick), self.shutdown.look_again(now), rollout.due(self.state))
+        soonest = min(self.pressing.soonest(now + tick), self.shutdown.look_again(now), rollout.due(self.state))
         soonest = self.population.exclusion.soonest(soonest, now)
         soonest = self.fairness.soonest(soonest)
         if self.control:
@@ -209,7 +211,7 @@ class Master:
         """After a suspension of so many seconds nobody is late: not before they could have shown that they live."""
         if missed:
             self.log.warning(f"the master did not run for {missed:.1f} s: all deadlines are put off by that")
-            self.population.put_off(missed)
+            self.pressing.put_off(missed)
             self.shutdown = shutdown.put_off(self.shutdown, missed)
 
     def finished(self) -> bool:

@@ -1,4 +1,4 @@
-"""The population: every child process there is, how it is started, heard, pressed and buried.
+"""The population: every child process there is, how it is started, heard and buried.
 
 What happens here is told to the rollout (``tell``); what the rollout wants is asked of the methods. Kernel facts
 outrank messages: a child has ended when waitpid says so, or when its channel has ended before it could say its pid.
@@ -14,12 +14,12 @@ import time
 
 from pyserve import checkurl, pidfds, rollout, zygotes
 from pyserve.channel import Channel, ProtocolError
-from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, ResponderProcess, WorkerProcess, Zygote
+from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.exclusion import Exclusion
 from pyserve.oom import OomKills
-from pyserve.scoreboard import STATES, free_slot
+from pyserve.scoreboard import free_slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pyserve.listeners import Listener
     from pyserve.logs import LogFiles
     from pyserve.scoreboard import Scoreboard
-
-BOOTED = STATES.index("ready")
 
 
 def count(number: int, noun: str) -> str:
@@ -81,7 +79,6 @@ class Population:
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
         self.failure: tuple[int, str] = (ExitCode.APP, "")
         self.oom_kills = OomKills()
-        self.awake_since = 0.0  # CLOCK_MONOTONIC seconds; what was to be seen before was not looked at in time
         self.stopping = False  # from here on, requests that are cut count
         self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
         self.unserved = False  # everything drains, and no worker accepted before
@@ -256,7 +253,7 @@ class Population:
             return
         process.leaving = cause
         process.channel.send("DRAIN", cause=cause, deadline=deadline, final=final)
-        self.press_drain(process, deadline)
+        process.press_drain(deadline)
         self.log.debug(f"{process.name} drains ({cause})")
 
     def finish(self, deadline: float) -> None:
@@ -266,7 +263,7 @@ class Population:
         for process in self.workers.values():
             if process.leaving and deadline < process.deadline:
                 process.channel.send("DRAIN", cause=process.leaving, deadline=deadline, final=False)
-                self.press_drain(process, deadline)
+                process.press_drain(deadline)
 
     def quit(self) -> None:
         """End every worker now."""
@@ -289,11 +286,6 @@ class Population:
         for child in self.children():
             if child.channel.outbox:
                 child.channel.flush()
-
-    def soonest(self, latest: float) -> float:
-        """When the next child is late, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
-        pressed = (child.pressure.next for child in self.children() if child.pressure)
-        return min([latest, *pressed, *map(self.late_at, self.workers.values())])
 
     # Hearing.
 
@@ -359,7 +351,7 @@ class Population:
             self.on_hello(process, message["pid"])
         elif message.kind == "READY":
             if process.leaving:
-                self.press_drain(process, process.deadline)  # now with what a worker that has booted has to end
+                process.press_drain(process.deadline)  # now with what a worker that has booted has to end
             else:
                 process.pressure = None
             process.heartbeat = message["heartbeat"]
@@ -372,7 +364,7 @@ class Population:
                 process.leaving = message["cause"]
                 why = "was told to stop" if message["cause"] == "SIGTERM" else "has to leave"
                 self.log.info(f"{process.name} {why} ({message['cause']}); a replacement starts")
-                self.press_drain(process, time.monotonic() + process.config.graceful_timeout)
+                process.press_drain(time.monotonic() + process.config.graceful_timeout)
                 self.tell(rollout.WorkerLeaving(process.worker.id))
         elif message.kind == "CHECKED":
             self.on_checked(process, message["status"], message["details"])
@@ -466,7 +458,7 @@ class Population:
         ended = self.explain(process)
         clean = process.status == 0 and process.leaving
         if not clean:
-            self.count_cut(process)
+            process.count_cut()
         if self.stopping:
             self.cut += process.cut
         lost = loss(process.cut, process.slot.request_line if process.slot.get("active") else "")
@@ -490,100 +482,3 @@ class Population:
         unexplained = unexplained_kill(child.status, child.killed_because)
         oom = self.oom_kills.explain_one() if unexplained else None
         return explain(child.status, child.killed_because, oom=oom)
-
-    def count_cut(self, process: WorkerProcess) -> None:
-        process.cut = max(process.cut, process.slot.get("active"))
-
-    # Pressing.
-
-    def put_off(self, seconds: float) -> None:
-        """We have not looked for so long: nobody is late because of that."""
-        self.awake_since = time.monotonic()
-        for child in self.children():
-            if child.pressure:
-                child.pressure.put_off(seconds)
-        for process in self.workers.values():
-            process.deadline += seconds
-
-    def press(self) -> None:
-        now = time.monotonic()
-        for process in list(self.workers.values()):
-            self.watch_request(process, now)
-        for child in self.children():
-            if child.pressure and (step := child.pressure.due(now)):
-                self.take_step(child, child.pressure, step, now)
-
-    def take_step(
-        self, child: WorkerProcess | Zygote | ResponderProcess, pressure: Pressure, step: str, now: float
-    ) -> None:
-        worker = child if isinstance(child, WorkerProcess) else None
-        if step == INTERRUPTED and not child.killed_because:
-            in_app = worker and worker.slot.get("active")
-            self.log.warning(
-                f"{child.name}: {pressure.why}; {'it is interrupted' if in_app else 'it has little time left'}"
-            )
-            if worker and worker.leaving and not worker.heartbeat:
-                self.count_cut(worker)  # those with a heartbeat say it in their BYE
-        elif step == HEARD and worker and self.is_stuck(worker):
-            pressure.stuck(now)
-        elif step == DUMPED:
-            cut = self.left_of(worker) if worker else ""
-            self.log.error(f"{child.name}: {pressure.why}; {cut}the stacks of its threads follow, then it is killed")
-            if isinstance(child, Zygote):  # one that cannot hear the signal yet dies of it
-                child.killed_because = pressure.why
-        child.press(step, pressure.why)
-        if step == KILLED and worker and not worker.pid:
-            self.worker_ended(worker)  # it never said who it is; without its channel it ends by itself
-            for zygote in self.zygotes:  # which should have forked it, and is stuck
-                if zygote.generation == worker.worker.generation and zygote.loaded:
-                    zygote.killed_because = "it did not fork a worker within boot_timeout"
-                    zygote.signal(signal.SIGKILL)
-
-    def watch_request(self, process: WorkerProcess, now: float) -> None:
-        """Press the worker whose request has been in the app for longer than ``timeout``."""
-        began = self.watched(process)
-        if process.pressed_request and began != process.pressed_request:
-            process.pressed_request = 0
-            if not process.leaving:
-                process.pressure = None
-        if now >= self.late_at(process):
-            process.pressed_request = began
-            elapsed = now - began / 1e9
-            what = "a request has blocked it" if process.heartbeat else f"{process.slot.request_line} has run"
-            why = f"{what} for {elapsed:.1f} s (timeout is {process.config.timeout:g} s)"
-            process.pressure = Pressure.request(now, why)
-
-    def watched(self, process: WorkerProcess) -> int:
-        """Since when that goes on which ``timeout`` limits, in CLOCK_MONOTONIC ns; 0: nothing does."""
-        return process.slot.get("heartbeat" if process.heartbeat else "request_start")
-
-    def late_at(self, process: WorkerProcess) -> float:
-        """When the request that the worker runs will have run for too long; infinity if there is none to watch."""
-        began = self.watched(process)
-        if not began or not process.config.timeout or process.leaving or process.pressed_request:
-            return float("inf")
-        return max(began / 1e9, self.awake_since) + process.config.timeout
-
-    def is_stuck(self, process: WorkerProcess) -> bool:
-        """Does it still do what it did when its deadline was over? Its stop hooks are nothing that is watched."""
-        began = self.watched(process)
-        return 0 < began <= process.deadline * 1e9
-
-    def left_of(self, process: WorkerProcess) -> str:
-        """What a worker cannot finish before it is killed, for the log."""
-        active, line = process.slot.get("active"), process.slot.request_line
-        if not process.leaving or not active:
-            return ""
-        alone = process.slot.get("request_start")
-        cut = line if alone else f"{count(active, 'request')} (the last to enter the app was {line})"
-        return f"{cut} in the app; its stop hooks do not run; "
-
-    def press_drain(self, process: WorkerProcess, deadline: float) -> None:
-        if process.killed_because:
-            return
-        process.deadline = deadline
-        if process.slot.get("state") < BOOTED:  # nothing to finish, and no stop hooks to run
-            process.pressure = Pressure.boot(deadline, 0.0, "it did not end its boot within the graceful timeout")
-        else:
-            process.pressure = Pressure.drain(deadline, process.config.hook_timeout)
-        process.pressed_request = 0

@@ -1,0 +1,112 @@
+"""The pressing: children that are late are interrupted, have their stacks written, and are killed at last.
+
+What is done to whom, and when, is each child's ``Pressure``; a boot, a drain and a request begin one. Here it is
+carried out, and requests that run for too long are found on the scoreboard.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote
+from pyserve.population import count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyserve.children import ResponderProcess
+    from pyserve.population import Population
+
+NEVER = float("inf")
+
+
+class Pressing:
+    """The master calls ``turn`` each time it wakes, at the latest when ``soonest`` says; ``put_off`` if it slept."""
+
+    def __init__(self, population: Population) -> None:
+        self.population = population
+        self.log = population.log
+        self.awake_since = 0.0  # CLOCK_MONOTONIC seconds; what was to be seen before was not looked at in time
+
+    def soonest(self, latest: float) -> float:
+        """When the next child is late, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
+        pressed = (child.pressure.next for child in self.population.children() if child.pressure)
+        return min([latest, *pressed, *map(self.late_at, self.population.workers.values())])
+
+    def put_off(self, seconds: float) -> None:
+        """We have not looked for so long: nobody is late because of that."""
+        self.awake_since = time.monotonic()
+        for child in self.population.children():
+            if child.pressure:
+                child.pressure.put_off(seconds)
+        for process in self.population.workers.values():
+            process.deadline += seconds
+
+    def turn(self) -> None:
+        now = time.monotonic()
+        for process in list(self.population.workers.values()):
+            self.watch_request(process, now)
+        for child in self.population.children():
+            if child.pressure and (step := child.pressure.due(now)):
+                self.take_step(child, child.pressure, step, now)
+
+    def take_step(
+        self, child: WorkerProcess | Zygote | ResponderProcess, pressure: Pressure, step: str, now: float
+    ) -> None:
+        worker = child if isinstance(child, WorkerProcess) else None
+        if step == INTERRUPTED and not child.killed_because:
+            in_app = worker and worker.slot.get("active")
+            self.log.warning(
+                f"{child.name}: {pressure.why}; {'it is interrupted' if in_app else 'it has little time left'}"
+            )
+            if worker and worker.leaving and not worker.heartbeat:
+                worker.count_cut()  # those with a heartbeat say it in their BYE
+        elif step == HEARD and worker and worker.stuck:
+            pressure.stuck(now)
+        elif step == DUMPED:
+            cut = left_of(worker) if worker else ""
+            self.log.error(f"{child.name}: {pressure.why}; {cut}the stacks of its threads follow, then it is killed")
+            if isinstance(child, Zygote):  # one that cannot hear the signal yet dies of it
+                child.killed_because = pressure.why
+        child.press(step, pressure.why)
+        if step == KILLED and worker and not worker.pid:
+            self.give_up(worker)
+
+    def give_up(self, worker: WorkerProcess) -> None:
+        """One that never said who it is: without its channel it ends by itself."""
+        self.population.worker_ended(worker)
+        for zygote in self.population.zygotes:  # which should have forked it, and is stuck
+            if zygote.generation == worker.worker.generation and zygote.loaded:
+                zygote.killed_because = "it did not fork a worker within boot_timeout"
+                zygote.signal(signal.SIGKILL)
+
+    def watch_request(self, process: WorkerProcess, now: float) -> None:
+        """Press the worker whose request has been in the app for longer than ``timeout``."""
+        began = process.watched
+        if process.pressed_request and began != process.pressed_request:
+            process.pressed_request = 0
+            if not process.leaving:
+                process.pressure = None
+        if now >= self.late_at(process):
+            process.pressed_request = began
+            elapsed = now - began / 1e9
+            what = "a request has blocked it" if process.heartbeat else f"{process.slot.request_line} has run"
+            why = f"{what} for {elapsed:.1f} s (timeout is {process.config.timeout:g} s)"
+            process.pressure = Pressure.request(now, why)
+
+    def late_at(self, process: WorkerProcess) -> float:
+        """When the request that the worker runs will have run for too long; infinity if there is none to watch."""
+        began = process.watched
+        if not began or not process.config.timeout or process.leaving or process.pressed_request:
+            return NEVER
+        return max(began / 1e9, self.awake_since) + process.config.timeout
+
+
+def left_of(process: WorkerProcess) -> str:
+    """What a worker cannot finish before it is killed, for the log."""
+    active, line = process.slot.get("active"), process.slot.request_line
+    if not process.leaving or not active:
+        return ""
+    alone = process.slot.get("request_start")
+    cut = line if alone else f"{count(active, 'request')} (the last to enter the app was {line})"
+    return f"{cut} in the app; its stop hooks do not run; "
