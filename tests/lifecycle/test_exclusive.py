@@ -142,8 +142,8 @@ def test_the_death_of_the_owner_opens_the_gate(gated: Gated, holding: bool) -> N
 def test_a_worker_that_dies_is_not_waited_for(gated: Gated) -> None:
     with serve("app:wsgi", "--workers", "2", cwd=gated.folder) as server:
         victim, other = server.workers()
-        before = gated.send_on(gated.connect(server, victim), "GET", "/before?until=never")
-        to_other = gated.connect(server, other)
+        to_victim, to_other = gated.connect(server, victim), gated.connect(server, other)
+        before = gated.send_on(to_victim, "GET", "/before?until=never")
         server.wait_for(lambda: gated.entered("before"))
         sync = gated.send_on(to_other, "PUT", "/sync?alone=1")
         server.wait_for(lambda: gated.said("asks"))
