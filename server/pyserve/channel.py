@@ -61,7 +61,8 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "CHECK": {},  # answer the check request that the configuration names
     "GO": {},
     "TAKE": {"allowed": bool},  # connections from the hand-off queue, once it serves; unasked, it may
-    "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool},  # deadline: CLOCK_MONOTONIC seconds
+    # deadline: CLOCK_MONOTONIC seconds; share: how much of the queues it takes before it looks again, 0: all
+    "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool, "share": int},
     # Let nothing enter the app, and say IDLE. owner: the number of the worker's own request that is to be alone, or 0.
     # Requests wait ``hold`` seconds, those with this line (method and path) ``line_hold``, and are refused then.
     "PAUSE": {

@@ -18,6 +18,7 @@ from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.exclusion import Exclusion
+from pyserve.listeners import queued
 from pyserve.oom import OomKills
 from pyserve.scoreboard import free_slot
 
@@ -82,6 +83,7 @@ class Population:
         self.stopping = False  # from here on, requests that are cut count
         self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
         self.unserved = False  # everything drains, and no worker accepted before
+        self.share = 0  # then: of what waits in the queues, for each worker
         self.cut = 0
 
     def __bool__(self) -> bool:
@@ -252,17 +254,19 @@ class Population:
         if process.leaving:
             return
         process.leaving = cause
-        process.channel.send("DRAIN", cause=cause, deadline=deadline, final=final)
+        process.channel.send("DRAIN", cause=cause, deadline=deadline, final=final, share=self.share)
         process.press_drain(deadline)
         self.log.debug(f"{process.name} drains ({cause})")
 
     def finish(self, deadline: float) -> None:
         """Everything is about to drain: see who can take what is in the queues, and let those that leave already have
         no more time than the others."""
-        self.unserved = not any(p.worker.state == rollout.SERVING and not p.leaving for p in self.workers.values())
+        serving = [p for p in self.workers.values() if p.worker.state == rollout.SERVING and not p.leaving]
+        self.unserved = not serving
+        self.share = -(-sum(map(queued, self.listeners)) // max(1, len(serving)))
         for process in self.workers.values():
             if process.leaving and deadline < process.deadline:
-                process.channel.send("DRAIN", cause=process.leaving, deadline=deadline, final=False)
+                process.channel.send("DRAIN", cause=process.leaving, deadline=deadline, final=False, share=0)
                 process.press_drain(deadline)
 
     def quit(self) -> None:

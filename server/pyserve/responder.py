@@ -162,5 +162,5 @@ class Responder:
         if process is None or process.leaving:
             return
         process.leaving = True
-        process.channel.send("DRAIN", cause="SIGTERM", deadline=deadline, final=final and self.on)
+        process.channel.send("DRAIN", cause="SIGTERM", deadline=deadline, final=final and self.on, share=0)
         process.pressure = Pressure.drain(deadline, config.hook_timeout)

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import threading
+from collections import Counter
 
 import pytest
 import requests
@@ -87,6 +88,24 @@ def test_a_full_backlog_is_answered_in_full(project: Project) -> None:
             os.kill(pid, signal.SIGCONT)
         answers = [answer(client) for client in clients]
         assert [each[:15] for each in answers] == [b"HTTP/1.1 200 OK"] * 65
+        assert server.wait() == 0
+
+
+def test_a_backlog_is_shared_among_the_workers(project: Project) -> None:
+    """The first worker that was told to finish took the whole queue, and its clients waited while others idled."""
+    project.append("\ndef slow(environ, respond):\n    time.sleep(0.2)\n    return wsgi(environ, respond)\n")
+    with serve("app:slow", "--workers", "2", cwd=project.folder) as server:
+        workers = server.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        clients = [connect(server) for _ in range(20)]
+        server.signal(signal.SIGTERM)
+        server.wait_for(lambda: not server.zygotes())  # so everybody was told
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        pids = Counter(answer(client).rpartition(b"\r\n\r\n")[2] for client in clients)
+        assert sum(pids.values()) == 20
+        assert max(pids.values()) <= 15
         assert server.wait() == 0
 
 

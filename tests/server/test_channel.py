@@ -37,7 +37,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "CHECK": {},
     "GO": {},
     "TAKE": {"allowed": False},
-    "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False},
+    "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False, "share": 0},
     "STACKS": {},
     "REOPEN": {},
     "RESPOND": {"on": True, "retry_at": 1234.5, "retry_after": 1, "page": ""},
@@ -160,7 +160,7 @@ def test_messages_keep_their_order_and_their_borders(ends: Ends) -> None:
         ("GO", {"deadline": 1.0}),
         ("HELLO", {}),
         ("HELLO", {"pid": "4711"}),
-        ("DRAIN", {"cause": "reload", "deadline": None, "final": False}),
+        ("DRAIN", {"cause": "reload", "deadline": None, "final": False, "share": 0}),
     ],
 )
 def test_sending_what_is_not_a_message_is_a_bug(ends: Ends, kind: str, fields: dict[str, Any]) -> None:
@@ -250,7 +250,7 @@ def test_of_what_is_said_again_only_the_last_waits(ends: Ends) -> None:
     ours, child = ends
     taken = fill(ours)
     before = len(os.listdir("/proc/self/fd"))
-    ours.send("DRAIN", cause="reload", deadline=1.0, final=False)
+    ours.send("DRAIN", cause="reload", deadline=1.0, final=False, share=0)
     for _ in range(100):
         with open("/proc/self/status") as old:
             ours.send("REOPEN", fds=[old.fileno()])

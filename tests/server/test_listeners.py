@@ -13,7 +13,7 @@ import pytest
 
 from pyserve.errors import BindError, ExitCode
 from pyserve.linux import drop_new_handshakes
-from pyserve.listeners import Listener, adopt, handshakes_under_way, holder_of, open_all
+from pyserve.listeners import Listener, adopt, handshakes_under_way, holder_of, open_all, queued
 from support.processes import wait_for
 
 NOBODY = 65534
@@ -377,6 +377,16 @@ def test_established_and_queued_connections_are_no_handshakes(listen: Listen) ->
     (listener,) = listen("127.0.0.1:0")
     with connect(listener):
         assert not handshakes_under_way(listener)
+
+
+def test_connections_that_wait_are_counted(listen: Listen, tmp_path: Path) -> None:
+    (tcp, unix) = listen("127.0.0.1:0", f"unix:{tmp_path}/socket")
+    assert queued(tcp) == 0
+    with connect(tcp), connect(tcp):
+        wait_for(lambda: queued(tcp) == 2, "both connections")
+        tcp.socket.accept()[0].close()
+        assert queued(tcp) == 1
+    assert queued(unix) == 0, "whatever waits there"
 
 
 def test_dropping_handshakes_of_what_is_no_socket() -> None:

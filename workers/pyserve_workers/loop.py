@@ -286,7 +286,7 @@ class LoopWorker(Worker):
             else:
                 close(fd)
         self.listeners.clear()
-        self.accept_rest()
+        self.accept_rest(self.share)
         self.handoff.leave()
         if not self.handoff.leaving:
             self.linger()
@@ -296,18 +296,23 @@ class LoopWorker(Worker):
         self.context.draining = True
         self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
 
-    def accept_rest(self) -> None:
-        """Take what is left in the queues, and close each that is empty. Where the system refuses, for lack of
-        descriptors or memory, the next sweep goes on, when others have been served."""
+    def accept_rest(self, share: int = 0) -> None:
+        """Take what is left in the queues, or a share of each, and close each that is empty. The next sweep goes on,
+        when others have been served, also where the system refuses for lack of descriptors or memory."""
         for fd, about in list(self.unserved.items()):
+            accepted = 0
             try:
                 while (connection := accept(self.context, fd, about)) is not None:
                     self.keep(connection)
+                    accepted += 1
+                    if accepted == share:
+                        break
             except OSError as error:
                 self.log.debug(f"the rest of the queue has to wait: {error.strerror}")
                 continue
-            del self.unserved[fd]
-            close(fd)
+            if connection is None:
+                del self.unserved[fd]
+                close(fd)
 
     def drained(self) -> bool:
         if self.state != "draining":

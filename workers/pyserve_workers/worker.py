@@ -71,6 +71,7 @@ class Worker(ABC):
         self.deadline = math.inf  # CLOCK_MONOTONIC seconds by which it must have ended
         self.orphaned = False  # the master is gone
         self.final = False  # it drains because the whole server stops
+        self.share = 0  # then: how much of a queue it takes before it looks again, so that others have theirs; 0: all
         self.may_take = True  # connections from the hand-off queue, once it serves
         self.cut = 0  # requests that were not answered in full
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -247,6 +248,7 @@ class Worker(ABC):
             self.begin_check()
         elif message.kind == "DRAIN":
             if self.state != "draining":
+                self.share = message["share"]
                 self.drain(message["cause"], message["deadline"], final=message["final"])
             self.deadline = min(self.deadline, message["deadline"])
             self.final = self.final or message["final"]
