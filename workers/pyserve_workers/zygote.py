@@ -27,7 +27,7 @@ from pyserve.failpoint import failpoint
 from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
-from pyserve_workers import hubs, randomness
+from pyserve_workers import hubs, namedhooks, randomness
 from pyserve_workers.audit import audit
 from pyserve_workers.audit import descriptors as descriptors_of_now
 from pyserve_workers.system import fork, poll, socket, waitpid
@@ -47,6 +47,8 @@ OURS = {
     "gevent": "pyserve_workers.geventworker:GeventWorker",
 }
 TELL_LOST_EVERY = 1000  # milliseconds
+# What is imported where it is needed, by when the rights to read it may be gone.
+LATER = ("pyserve.alone", "pyserve.hooktime", "pyserve_workers.check")
 COLLECT_EVERY = 100_000  # container objects, while the app is imported
 
 
@@ -115,7 +117,6 @@ class Generation:
 
     def load_app(self) -> str:
         """Import the app and run its ``on_app_loaded`` hooks; what was loaded, in words. PyserveError if that fails."""
-        from pyserve_workers import namedhooks
         from pyserve_workers.apploader import load, user_traceback
 
         usual = gc.get_threshold()
@@ -177,6 +178,9 @@ class Zygote:
         try:
             if generation.config.worker_class in OURS:  # a user who cannot read the interpreter's files can run it
                 find_worker_class(generation.config.worker_class)
+            if generation.config.user or generation.config.group:
+                for name in LATER:
+                    import_module(name)
             generation.enter()
             find_worker_class(generation.config.worker_class)
             if generation.access_log_fd is not None:  # a wrong format is found before there are workers
