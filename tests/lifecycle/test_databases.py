@@ -73,6 +73,6 @@ def test_connections_are_kept_as_django_says_and_closed_in_the_end(
         if max_age == 0:
             server.wait_for(lambda: open_files(server) == 0)
         else:
-            assert 1 <= open_files(server) <= server.log.count("opened") <= 7
+            assert 1 <= open_files(server) <= server.log.count("opened") <= 16  # threads, for 17 requests
         server.stop()
         assert server.log.count("closed") == server.log.count("opened")

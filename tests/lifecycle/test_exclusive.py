@@ -132,6 +132,7 @@ def test_the_death_of_the_owner_opens_the_gate(gated: Gated, holding: bool) -> N
             gated.let_go("a")
             server.wait_for(lambda: gated.entered("sync"))
         os.kill(gated.said("asks")[0], signal.SIGKILL)
+        server.wait_for_log("was killed by SIGKILL")
         gated.let_go("a")
         gated.assert_open(server)
         assert sync.exception() is not None
