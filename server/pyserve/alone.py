@@ -169,11 +169,13 @@ def _refuse(error: Refused, args: tuple[Any, ...]) -> Any:
     if _is_wsgi(args):
         args[1]("503 Service Unavailable", list(fields.items()))
         return [text.encode()]
-    django, werkzeug = sys.modules.get("django.http"), sys.modules.get("werkzeug.exceptions")
+    django, flask = sys.modules.get("django.http"), sys.modules.get("flask")
     if django is not None and any(isinstance(each, django.HttpRequest) for each in args):
         return django.HttpResponse(text, status=503, headers=fields)
-    if werkzeug is not None:
-        raise werkzeug.ServiceUnavailable(text, retry_after=error.retry_after) from None
+    if flask is not None and flask.has_request_context():
+        from werkzeug.exceptions import ServiceUnavailable
+
+        raise ServiceUnavailable(text, retry_after=error.retry_after) from None
     raise error
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
+import support.server
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
 from pyserve import cgroups
@@ -22,6 +24,7 @@ from support.processes import wait_for
 
 DYING = """
 import signal
+import subprocess
 
 WAYS = {
     # Not os.kill: the main thread would take it, and meanwhile this one might answer.
@@ -77,8 +80,8 @@ def test_all_requests_inside_a_worker_that_dies_are_counted(project: Project, co
 
 
 @pytest.fixture
-def little_memory() -> Iterator[None]:
-    """What is started now is in a control group with 128 MB of memory."""
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Servers that are started now, and only they, are in a control group with 128 MB of memory."""
     own = next(
         (
             (is_v2, Path(folder))
@@ -94,13 +97,15 @@ def little_memory() -> Iterator[None]:
     try:
         group.mkdir()
         (group / ("memory.max" if is_v2 else "memory.limit_in_bytes")).write_text(str(128 << 20))
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-    except OSError as error:
+        enter = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(group / "cgroup.procs")]
+        subprocess.run([*enter, "true"], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
         with contextlib.suppress(OSError):
             group.rmdir()
         pytest.skip(f"no control group for memory can be made here: {error}")
+    command = support.server.command
+    monkeypatch.setattr(support.server, "command", lambda *arguments: [*enter, *command(*arguments)])
     yield
-    (folder / "cgroup.procs").write_text(str(os.getpid()))
     wait_for(lambda: not (group / "cgroup.procs").read_text())
     group.rmdir()
 

@@ -1,11 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
 """What waits behind a long request of a worker's one thread goes to workers that have time.
 
 A native thread sleeps until the master rings (pyserve/fairness.py). It has no thread state of Python's while it sleeps, so
 that nothing notices it. Rung, it takes the GIL, which is the lock: if the worker's thread has given it up in the middle of
 a request, then every other connection is at rest, and those that have sent something are given to the hand-off queue.
 The connection of the request stays, and what has not sent anything too. C code of the app's that holds the GIL keeps
-everything where it is.
+everything where it is. Without a GIL there is no such lock, and the worker does not start it (sync.py).
 """
 
 from cpython.dict cimport PyDict_GetItem
