@@ -14,7 +14,7 @@ ROUNDS ?= 5
 BIN := $(VENV)/bin
 NATIVE := $(wildcard server/pyserve/*.pyx server/pyserve/*.h workers/pyserve_workers/*.pyx workers/pyserve_workers/*.pxd \
 	workers/pyserve_workers/*.h workers/pyserve_workers/*.c)
-EXAMPLES := $(wildcard examples/*/requirements.txt)
+REQUIREMENTS := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
@@ -87,10 +87,10 @@ $(VENV)/stamp-serve: $(VENV)/stamp examples/flask_app/requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r examples/flask_app/requirements.txt
 	@touch $@
 
-$(VENV)/stamp-test: $(VENV)/stamp $(EXAMPLES)
+$(VENV)/stamp-test: $(VENV)/stamp $(REQUIREMENTS)
 	@tools/bootstrap.sh --test-tools
 	@echo "pyserve: installing what the tests need"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[test]" $(EXAMPLES:%=-r %)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[test]" $(REQUIREMENTS:%=-r %)
 	@touch $@
 
 $(VENV)/stamp-dev: $(VENV)/stamp-test
