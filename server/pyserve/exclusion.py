@@ -133,13 +133,21 @@ class Exclusion:
         """How long those whom no worker can answer are left in the queue; infinity while the gate is open."""
         return self.closed_since + max(QUEUED, self.owner.notice.hold) if self.owner else float("inf")
 
+    @property
+    def detained(self) -> dict[int, float]:
+        """The workers that do nothing else while a request of theirs is alone, or waits to be: {id: since when}, in
+        CLOCK_MONOTONIC seconds."""
+        owner, waiting = self.state.owner, self.state.waiting
+        return {ticket.worker: ticket.since for ticket in (*waiting, *((owner,) if owner else ())) if ticket.blocks}
+
     def blocks_all(self, serving: list[int], now: float) -> bool:
         """Can none of these workers even say no, and have those who wait been in the queue for long enough?"""
         owner, workers = self.state.owner, self.population.workers
         if owner is None or now < self.patient_until:
             return False
-        deaf = {ticket.worker for ticket in (owner, *self.state.waiting) if ticket.blocks}
-        deaf |= {worker for worker in self.state.busy if worker in workers and not workers[worker].heartbeat}
+        deaf = self.detained.keys() | {
+            worker for worker in self.state.busy if worker in workers and not workers[worker].heartbeat
+        }
         return deaf.issuperset(serving)
 
     def soonest(self, latest: float, now: float) -> float:

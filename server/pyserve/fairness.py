@@ -4,6 +4,9 @@ A sync worker runs one request at a time, so while that takes long, the other co
 though siblings may have time. When there is such a worker, its bell is rung: a native thread of it (relief.pyx) gives
 what waits to the hand-off queue. A request costs nothing for that. Nor does an idle server: it is looked at closely
 only while requests take long.
+
+A request that is alone, or waits to be, keeps its worker for long by its nature. Others cannot run what waits behind
+it, but can say so at once; when no worker can, the responder does.
 """
 
 from __future__ import annotations
@@ -31,37 +34,39 @@ class Load(NamedTuple):
     """A worker that takes connections from the queue, in so far as it matters here."""
 
     id: int
-    since: float  # when the request entered that is in the app, CLOCK_MONOTONIC seconds; 0: none is
-    connections: int
+    since: float  # when the request that keeps it began to, CLOCK_MONOTONIC seconds; 0: none does
+    connections: int  # that it keeps; one that has just come, and whose first request it runs, is none of them yet
 
 
-def to_relieve(loads: Iterable[Load], now: float) -> tuple[list[int], bool]:
-    """Whose connections should go to others, and is there a long request at all?"""
+def to_relieve(loads: Iterable[Load], now: float, helped: bool) -> tuple[list[int], bool]:
+    """Whose connections should go to others, and is there a long request at all? ``helped``: by the responder."""
     loads = list(loads)
     busy = [load for load in loads if load.since and now - load.since >= LONG]
-    if len(busy) == len(loads):  # nobody has time for what the others might give away
+    if len(busy) == len(loads) and not helped:  # nobody has time for what the others might give away
         return [], bool(busy)
-    return [load.id for load in busy if load.connections > 1], bool(busy)
+    return [load.id for load in busy if load.connections], bool(busy)
 
 
 class Fairness:
     def __init__(self, population: Population) -> None:
         self.population = population
-        self.next_look = 0.0
+        self.last_look = self.next_look = 0.0
         self.requests = 0  # that have ended, when it was last looked at
         self.closely_until = 0.0
 
     def soonest(self, latest: float) -> float:
         """When to look next, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
-        return min(latest, self.next_look)
+        sooner = self.last_look + CLOSELY if self.population.exclusion.detained else latest
+        return min(latest, self.next_look, sooner)
 
     def turn(self) -> None:
         now = time.monotonic()
-        if now < self.next_look:
+        if self.soonest(now + 1.0) > now:
             return
         workers = self.population.workers
         loads = [self.load(worker_id) for worker_id in self.population.takers if worker_id in workers]
-        wanted, long = to_relieve(loads, now)
+        wanted, long = to_relieve(loads, now, self.population.helped)
+        self.last_look = now
         requests = sum(process.slot.get("requests") for process in workers.values())
         if long:
             self.closely_until = now + LATELY
@@ -75,4 +80,5 @@ class Fairness:
 
     def load(self, worker_id: int) -> Load:
         slot = self.population.workers[worker_id].slot
-        return Load(worker_id, slot.get("request_start") / 1e9, slot.get("connections"))
+        since = self.population.exclusion.detained.get(worker_id) or slot.get("request_start") / 1e9
+        return Load(worker_id, since, slot.get("connections"))

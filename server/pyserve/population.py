@@ -71,6 +71,7 @@ class Population:
         self.scoreboard = scoreboard
         self.queue = queue
         self.takers: set[int] = set()  # of connections from the queue: ids
+        self.helped = False  # the responder is another one
         self.first = first  # generation 1's zygote, which has its CONFIG
         self.workers: dict[int, WorkerProcess] = {}  # by rollout's id
         self.zygotes: list[Zygote] = []
@@ -232,14 +233,25 @@ class Population:
         if takers == self.takers:
             return
         self.takers = takers
-        if self.responder:
-            self.scoreboard.slot(self.responder.SLOT).set("takers", len(takers))
+        self.tell_takers()
         for worker_id, process in self.workers.items():
-            process.slot.set("takers", len(takers - {worker_id}))
             allowed = worker_id in takers
             if allowed != process.takes and process.worker.state == rollout.SERVING:
                 process.takes = allowed
                 process.channel.send("TAKE", allowed=allowed)
+
+    def let_help(self, helped: bool) -> None:
+        """Does the responder take them, too, from workers that cannot answer?"""
+        if helped != self.helped:
+            self.helped = helped
+            self.tell_takers()
+
+    def tell_takers(self) -> None:
+        """Each process is told how many others take."""
+        if self.responder:
+            self.scoreboard.slot(self.responder.SLOT).set("takers", len(self.takers))
+        for worker_id, process in self.workers.items():
+            process.slot.set("takers", len(self.takers - {worker_id}) + self.helped)
 
     def drain(self, worker_id: int, cause: str, deadline: float, *, final: bool) -> None:
         """Have a worker finish what it has begun and leave; ``final``: it also takes what is left in the queues.

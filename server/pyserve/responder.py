@@ -101,10 +101,12 @@ class Responder:
             if self.process is None and now >= self.start_at:
                 self.start(config, now)
         self.say(state.retry_at)
+        self.population.let_help(self.on and self.blocked)
 
     def hush(self) -> None:
         """A worker serves, or is about to: accept nothing more."""
         self.nobody_since = 0.0
+        self.population.let_help(False)
         if self.on:
             self.on = False
             self.say(0.0)
@@ -136,6 +138,7 @@ class Responder:
         process = ResponderProcess(channel, pid)
         process.pressure = Pressure.boot(now, config.boot_timeout, "it was not ready within boot_timeout")
         population.responder = process
+        population.tell_takers()
         population.watch(process)
         try:
             opened, queue = population.listeners, population.queue

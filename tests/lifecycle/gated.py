@@ -91,6 +91,12 @@ class Gated:
         (folder / "app.py").write_text(APP)
         (folder / "journal").touch()
         self.pool = ThreadPoolExecutor(64)
+        self.kept: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        for connection in self.kept:
+            connection.close()
+        self.pool.shutdown()
 
     def runs(self) -> list[Run]:
         """Each request that was in the app, from its first line in the journal to its last; in order."""
@@ -131,6 +137,14 @@ class Gated:
         sent = self.send(server, "PUT", path, **options)
         server.wait_for(lambda: len(self.said("asks")) > asked or sent.done())
         return sent
+
+    def keep(self, server: Server) -> http.client.HTTPConnection:
+        """A kept connection to some worker."""
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=GENEROUS)
+        self.kept.append(connection)
+        connection.request("GET", "/")
+        assert connection.getresponse().read()
+        return connection
 
     def connect(self, server: Server, pid: int) -> http.client.HTTPConnection:
         """A kept connection to this worker."""
@@ -175,3 +189,10 @@ def eventually(server: Server, ask: Callable[[], requests.Response], status: int
 
     server.wait_for(asked)
     return found[-1]
+
+
+def status_on(connection: http.client.HTTPConnection, path: str) -> int:
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
+    return response.status

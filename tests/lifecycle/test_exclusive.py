@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.gated import Gated, eventually
+from lifecycle.gated import Gated, eventually, status_on
 from lifecycle.load import Load
 from support import serve
 
@@ -27,7 +27,7 @@ every_class = pytest.mark.usefixtures("worker_class")
 def gated(tmp_path: Path) -> Iterator[Gated]:
     gated = Gated(tmp_path)
     yield gated
-    gated.pool.shutdown()
+    gated.close()
 
 
 @every_class
@@ -194,6 +194,36 @@ def test_the_responder_answers_for_the_only_sync_worker(gated: Gated) -> None:
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
         gated.let_go("a")
         assert sync.result().status_code == 200
+        gated.assert_open(server)
+
+
+@every_class
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_kept_connections_of_the_owners_worker_are_refused_at_once_too(gated: Gated, workers: str) -> None:
+    """The owner runs until all have their answers."""
+    with serve("app:wsgi", "--workers", workers, cwd=gated.folder) as server:
+        kept = [gated.keep(server) for _ in range(12)]
+        sync = gated.ask(server, "/sync?alone=1&until=a")
+        server.wait_for(lambda: gated.entered("sync"))
+        assert {status_on(connection, "/refused") for connection in kept} == {503}
+        gated.let_go("a")
+        assert sync.result().status_code == 200
+        gated.assert_open(server)
+        assert {status_on(connection, "/") for connection in kept} == {200}
+
+
+@pytest.mark.parametrize("workers", ["2", "3"])
+def test_kept_connections_of_workers_that_wait_for_the_gate_are_refused_at_once_too(gated: Gated, workers: str) -> None:
+    """One sync worker is alone, and another waits for its turn: of two that is all, of three one can still say no."""
+    with serve("app:wsgi", "-k", "sync", "--workers", workers, cwd=gated.folder) as server:
+        kept = [gated.keep(server) for _ in range(12)]
+        terms = "alone=1&on_busy=wait&drain_timeout=60&ask_when=both&until=a"
+        pair = [gated.ask(server, f"/sync{number}?{terms}") for number in (1, 2)]
+        gated.let_go("both")
+        server.wait_for(lambda: gated.entered("sync1") or gated.entered("sync2"))
+        assert {status_on(connection, "/refused") for connection in kept} == {503}
+        gated.let_go("a")
+        assert [sync.result().status_code for sync in pair] == [200, 200]
         gated.assert_open(server)
 
 

@@ -27,7 +27,7 @@ def gated(tmp_path: Path) -> Iterator[Gated]:
     gated = Gated(tmp_path)
     (tmp_path / "pyserve.toml").write_text('app = "app:wsgi"\nworkers = 2\ncontrol_socket = "pyserve.ctl"\n')
     yield gated
-    gated.pool.shutdown()
+    gated.close()
 
 
 def start(gated: Gated, *arguments: str) -> subprocess.Popen[str]:

@@ -17,21 +17,25 @@ NOW = 100.0
 
 def test_whoever_is_in_a_long_request_gives_away_what_waits_for_it() -> None:
     loads = [Load(1, NOW - 2 * LONG, 5), Load(2, 0.0, 5), Load(3, NOW - LONG / 2, 5), Load(4, NOW - 10, 2)]
-    assert to_relieve(loads, NOW) == ([1, 4], True)
+    assert to_relieve(loads, NOW, helped=False) == ([1, 4], True)
 
 
 def test_not_when_everybody_is() -> None:
-    assert to_relieve([Load(1, NOW - 1, 5), Load(2, NOW - 1, 5)], NOW) == ([], True)
+    assert to_relieve([Load(1, NOW - 1, 5), Load(2, NOW - 1, 5)], NOW, helped=False) == ([], True)
+
+
+def test_unless_the_responder_takes_it() -> None:
+    assert to_relieve([Load(1, NOW - 1, 5), Load(2, NOW - 1, 0)], NOW, helped=True) == ([1], True)
 
 
 def test_not_when_nobody_waits() -> None:
-    """Its only connection is the one whose request it runs."""
-    assert to_relieve([Load(1, NOW - 1, 1), Load(2, 0.0, 9)], NOW) == ([], True)
+    """It runs the first request of the only client it has."""
+    assert to_relieve([Load(1, NOW - 1, 0), Load(2, 0.0, 9)], NOW, helped=False) == ([], True)
 
 
 def test_short_requests_are_nothing_to_look_at() -> None:
-    assert to_relieve([Load(1, NOW - LONG / 2, 5), Load(2, 0.0, 5)], NOW) == ([], False)
-    assert to_relieve([], NOW) == ([], False)
+    assert to_relieve([Load(1, NOW - LONG / 2, 5), Load(2, 0.0, 5)], NOW, helped=False) == ([], False)
+    assert to_relieve([], NOW, helped=False) == ([], False)
 
 
 @pytest.fixture
@@ -53,12 +57,34 @@ def rung(process: Any) -> bool:
         return False
 
 
+def population_of(workers: dict[int, Any]) -> Any:
+    exclusion = SimpleNamespace(detained={})
+    return SimpleNamespace(workers=workers, takers={1, 2}, helped=False, exclusion=exclusion)
+
+
+def test_a_worker_whose_request_is_alone_is_rung_though_its_request_has_no_start(
+    workers: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = NOW
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    population = population_of(workers)
+    watch = Fairness(population)
+    watch.turn()
+    workers[1].slot.set("connections", 3)
+    population.exclusion.detained[1] = now
+    assert watch.soonest(NOW + 60) == now + CLOSELY, "sooner than it had in mind"
+    now += 2 * CLOSELY
+    watch.turn()
+    assert rung(workers[1])
+    assert not rung(workers[2])
+
+
 def test_it_looks_closely_only_while_requests_take_long(
     workers: dict[int, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = NOW
     monkeypatch.setattr("time.monotonic", lambda: now)
-    watch = Fairness(SimpleNamespace(workers=workers, takers={1, 2}))  # type: ignore[arg-type]
+    watch = Fairness(population_of(workers))
     watch.turn()
     assert watch.soonest(NOW + 60) == NOW + SELDOM, "nothing is asked"
     now += SELDOM

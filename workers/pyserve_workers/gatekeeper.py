@@ -175,6 +175,7 @@ class Gatekeeper:
                 self.tickets[fd] = ticket
         if blocks:
             self.slot.set("request_start", 0)  # while it waits and is alone, the request timeout does not count
+            self.worker.will_be_kept()
         self.worker.channel.send(
             "EXCLUSIVE",
             fds=[theirs.fileno()],

@@ -97,6 +97,9 @@ class LoopWorker(Worker):
         """The descriptor of the client whose request the calling thread or greenlet runs; -1 if it runs none."""
         return self.context.client if self.in_app and get_ident() == self.main_thread else -1
 
+    def will_be_kept(self) -> None:
+        """A request of this worker's, which runs no other beside it, is about to ask for the gate."""
+
     def obey(self, message: Message | None) -> None:
         if message is not None and message.kind in ("PAUSE", "RESUME"):
             self.gatekeeper.obey(message)

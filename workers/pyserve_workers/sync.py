@@ -68,11 +68,16 @@ class SyncWorker(LoopWorker):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        if self.relief is None and self.bell_fd >= 0 and self.slot.get("siblings"):
+        if self.slot.get("siblings"):  # before there are, there is nobody to give to
             self.listen_for_relief()
 
+    def will_be_kept(self) -> None:
+        self.listen_for_relief()
+
     def listen_for_relief(self) -> None:
-        """Only now, when there are siblings: before, there was nobody to give to; and never before the fork."""
+        """From the first time that it may matter, and never before the fork."""
+        if self.relief is not None or self.bell_fd < 0:
+            return
         self.relief = Relief(self, self.handoff.outlet)
         if not self.config.handoff_timeout or not getattr(sys, "_is_gil_enabled", lambda: True)():
             return  # without a GIL there is nothing that keeps the worker's thread and the other apart
