@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 import time
 
 from pyserve.commands import COMMANDS
@@ -23,7 +24,6 @@ from pyserve.controlsocket import ForbiddenError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Any
 
     from pyserve.commands import Conversation
@@ -237,7 +237,7 @@ class Control:
         """Let every command go on, send what can be sent, and give up who is late."""
         now = time.monotonic()
         for fd, client in list(self.clients.items()):
-            self.go_on(client, now)
+            self.advance(client, now)
             self.send(fd, client, now)
             if client.gone or client.late(now):
                 self.drop(fd)
@@ -245,7 +245,7 @@ class Control:
             self.deaf_until = 0.0
             self.epoll.register(self.socket.fileno(), select.EPOLLIN)
 
-    def go_on(self, client: Client, now: float) -> None:
+    def advance(self, client: Client, now: float) -> None:
         client.wake_at = float("inf")
         while client.conversation is not None and not client.gone and len(client.outbox) < OUTBOX_ENOUGH:
             try:
@@ -268,15 +268,27 @@ class Control:
         waits_for = select.EPOLLIN if client.asking else select.EPOLLOUT if client.outbox else 0
         self.epoll.modify(fd, waits_for)
 
+    def carried(self) -> list[dict[str, Any]]:
+        """The clients that have not been understood yet: the next program hears them out."""
+        asking = [client for client in self.clients.values() if client.asking]
+        return [{"fd": client.socket.fileno(), "inbox": client.inbox.decode("latin-1")} for client in asking]
+
+    def go_on(self, record: list[dict[str, Any]]) -> None:
+        for each in record:
+            client = Client(socket.socket(fileno=each["fd"]), time.monotonic())
+            client.inbox = each["inbox"].encode("latin-1")
+            self.clients[each["fd"]] = client
+            self.epoll.register(each["fd"], select.EPOLLIN)
+
     def finish(self, exit_code: int) -> None:
         """The master is about to end: the last word to everyone. The process hangs up when it does."""
         self.log.overheard = None
         self.last_word({"ok": exit_code == 0, "text": "the server has stopped", "exit_code": exit_code})
 
     def dismiss(self, text: str) -> None:
-        """The master is about to become another program, which knows nothing of who is connected now."""
+        """The master is about to become another program, which knows nothing of what it is at."""
         self.last_word({"ok": False, "text": text})
-        for fd in list(self.clients):
+        for fd in [fd for fd, client in self.clients.items() if not client.asking]:
             self.drop(fd)
 
     def last_word(self, fields: dict[str, Any]) -> None:

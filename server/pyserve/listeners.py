@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import stat
-import struct
 
 from pyserve import addresses
 from pyserve.errors import BindError
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pyserve.addresses import Address
 
 SYN_RECEIVED = "03"  # the state's number in /proc/net/tcp
-UNACKED = 24  # bytes before tcpi_unacked in struct tcp_info (linux/tcp.h)
 
 
 class Listener:
@@ -230,15 +228,6 @@ def handshakes_under_way(listener: Listener) -> bool:
     port = int(listener.server_port)
     rows = _table(socket.AF_INET) + _table(socket.AF_INET6)
     return any(row[3] == SYN_RECEIVED and _local_port(row) == port for row in rows)
-
-
-def queued(listener: Listener) -> int:
-    """How many connections wait to be accepted; 0 for a unix socket, whose queue cannot be looked at."""
-    if not listener.tcp:
-        return 0
-    info = listener.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED + 4)
-    waiting: int = struct.unpack_from("=I", info, UNACKED)[0]  # the field's meaning while a socket listens
-    return waiting
 
 
 def holder_of(port: int) -> str:

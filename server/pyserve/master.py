@@ -95,6 +95,7 @@ class Master:
             "population": self.population.carried(),
             "responder": self.responder.carried(),
             "exclusion": self.population.exclusion.carried(),
+            "control": self.control.carried() if self.control else [],
             "recycling": self.recycling.carried(),
         }
 
@@ -116,6 +117,8 @@ class Master:
         master.responder.go_on(record["responder"])
         master.population.exclusion.go_on(record["exclusion"])
         master.recycling.go_on(record["recycling"])
+        if master.control:
+            master.control.go_on(record["control"])
         return master
 
     # The loop.
@@ -398,7 +401,8 @@ class Master:
     # What the rollout asks for.
 
     def tell(self, event: rollout.Event) -> None:
-        self.state, actions = rollout.step(self.state, event)
+        chance = os.urandom(1)[0] / 255
+        self.state, actions = rollout.step(self.state._replace(chance=chance), event)
         self.population.let_take(handoff.takers(self.state))  # before one of them drains
         for action in actions:
             failpoint(f"master.{type(action).__name__}")

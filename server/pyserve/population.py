@@ -13,12 +13,12 @@ import sys
 import time
 
 from pyserve import checkurl, pidfds, rollout, zygotes
+from pyserve.backlog import queued
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.exclusion import Exclusion
-from pyserve.listeners import queued
 from pyserve.oom import OomKills
 from pyserve.scoreboard import free_slot
 

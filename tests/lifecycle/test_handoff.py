@@ -346,6 +346,44 @@ def test_without_a_worker_the_master_answers_what_is_in_the_queue(project: Proje
         server.wait()
 
 
+# Through recycling.
+
+
+@pytest.mark.usefixtures("worker_class")
+@pytest.mark.parametrize(
+    "cause, limit",
+    [
+        ("max_requests", ("--max-requests", "20")),
+        ("max_memory", ("--max-memory", "100M")),
+        ("max_lifetime", ("--max-lifetime", "1")),
+    ],
+)
+def test_clients_keep_their_connections_through_recycling(project: Project, cause: str, limit: tuple[str, str]) -> None:
+    """Six of them are idle meanwhile, one has sent a part of a head, and one goes on asking."""
+    project.append("""
+leaked = []
+
+def leaking(environ, start_response):
+    if environ["PATH_INFO"] == "/leak":
+        leaked.append(bytearray(b"x") * (110 << 20))
+    return wsgi(environ, start_response)
+""")
+    with serve("app:leaking", "--workers", "1", *KEPT, *limit, cwd=project.folder) as server:
+        first = set(server.workers())
+        *idle, partial, asking = connect(server, 8)
+        partial.send(GET[:20])
+        for _ in range(3):
+            left = server.log.count(f"has left ({cause})")
+            if cause == "max_memory":
+                ask(asking, GET.replace(b"/ ", b"/leak "))
+            while server.log.count(f"has left ({cause})") == left:
+                ask(asking)
+        assert not first & set(server.workers())
+        partial.send(GET[20:])
+        for client in (partial, *idle):
+            assert int((answer(client) if client is partial else ask(client)).split()[1]) not in first
+
+
 # Behind a long request.
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import requests
@@ -66,6 +67,14 @@ def connect(server: Server, request: bytes = GET) -> socket.socket:
     return client
 
 
+def connect_unix(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(GENEROUS)
+    client.connect(os.fspath(path))
+    client.sendall(GET)
+    return client
+
+
 def answer(client: socket.socket) -> bytes:
     with client:
         return b"".join(iter(lambda: client.recv(65536), b""))
@@ -91,14 +100,16 @@ def test_a_full_backlog_is_answered_in_full(project: Project) -> None:
         assert server.wait() == 0
 
 
-def test_a_backlog_is_shared_among_the_workers(project: Project) -> None:
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:socket"])
+def test_a_backlog_is_shared_among_the_workers(project: Project, bind: str) -> None:
     """The first worker that was told to finish took the whole queue, and its clients waited while others idled."""
     project.append("\ndef slow(environ, respond):\n    time.sleep(0.2)\n    return wsgi(environ, respond)\n")
-    with serve("app:slow", "--workers", "2", cwd=project.folder) as server:
+    with serve("app:slow", "--workers", "2", "--bind", bind, cwd=project.folder) as server:
         workers = server.workers()
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
-        clients = [connect(server) for _ in range(20)]
+        path = project.folder / "socket"
+        clients = [connect(server) if bind == "127.0.0.1:0" else connect_unix(path) for _ in range(20)]
         server.signal(signal.SIGTERM)
         server.wait_for(lambda: not server.zygotes())  # so everybody was told
         for pid in workers:

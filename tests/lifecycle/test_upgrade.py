@@ -110,7 +110,7 @@ def test_files_and_numbers_go_along(project: Project) -> None:
 
 
 def test_a_client_of_the_control_socket_is_told(project: Project) -> None:
-    """One whose answer takes long; the others have theirs, or ask again."""
+    """One whose answer takes long. Who has not asked yet is heard out by the new program."""
     path = str(project.folder / "pyserve.ctl")
     with serve("app:wsgi", "--workers", "1", "--control-socket", path, cwd=project.folder) as server:
         [worker] = server.workers()
@@ -119,10 +119,13 @@ def test_a_client_of_the_control_socket_is_told(project: Project) -> None:
             for client in (dumping, silent):
                 client.settimeout(GENEROUS)
                 client.connect(path)
+            silent.sendall(b'{"ver')
             dumping.sendall(b'{"version": 1, "command": "dump"}\n')
             server.signal(signal.SIGUSR2)
             said = dumping.makefile().readlines()
-            assert silent.recv(100) == b""
+            server.wait_for_log("upgraded:")
+            silent.sendall(b'sion": 1, "command": "status"}\n')
+            assert json.loads(silent.makefile().readline())["pid"] == server.pid
         assert json.loads(said[-1])["text"] in ("pyserve is being upgraded: ask again", "not every worker has answered")
         server.wait_for_log("upgraded:")
         os.kill(worker, signal.SIGCONT)

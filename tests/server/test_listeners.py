@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from pyserve.backlog import queued
 from pyserve.errors import BindError, ExitCode
 from pyserve.linux import drop_new_handshakes
-from pyserve.listeners import Listener, adopt, handshakes_under_way, holder_of, open_all, queued
+from pyserve.listeners import Listener, adopt, handshakes_under_way, holder_of, open_all
 from support.processes import wait_for
 
 NOBODY = 65534
@@ -386,7 +387,17 @@ def test_connections_that_wait_are_counted(listen: Listen, tmp_path: Path) -> No
         wait_for(lambda: queued(tcp) == 2, "both connections")
         tcp.socket.accept()[0].close()
         assert queued(tcp) == 1
-    assert queued(unix) == 0, "whatever waits there"
+    assert queued(unix) == 0
+    with connect_unix(unix), connect_unix(unix), connect_unix(unix):
+        assert queued(unix) == 3
+        unix.socket.accept()[0].close()
+        assert queued(unix) == 2
+
+
+def connect_unix(listener: Listener) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(listener.path)
+    return client
 
 
 def test_dropping_handshakes_of_what_is_no_socket() -> None:

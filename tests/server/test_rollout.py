@@ -388,6 +388,13 @@ def test_backoff_grows_and_is_bounded(few: int, more: int) -> None:
     assert backoff(1) == 0.0
 
 
+@pytest.mark.parametrize("crashes", [0, 1, 2, 5, 50])
+def test_chance_makes_a_wait_shorter_but_not_much(crashes: int) -> None:
+    longest, shortest = backoff(crashes), backoff(crashes, 1.0)
+    assert longest * 0.79 <= shortest <= longest
+    assert (shortest == longest) == (longest == 0.0)
+
+
 def test_backoff_reaches_its_limit() -> None:
     assert backoff(50) == rollout.BACKOFF_LIMIT
 

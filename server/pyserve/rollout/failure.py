@@ -24,6 +24,7 @@ FAILURES_TO_ROLL_BACK = 2
 BACKOFF_FIRST = 0.5  # seconds; the first crash in a quiet time is repaired at once
 BACKOFF_FACTOR = 1.5
 BACKOFF_LIMIT = 15.0
+BACKOFF_SPREAD = 0.2  # of a wait, by which it may be shorter
 
 
 def stop(state: State) -> tuple[State, list[Action]]:
@@ -69,18 +70,19 @@ def zygote_lost(state: State, generation: int, reason: str) -> tuple[State, list
     return None
 
 
-def backoff(crashes: int) -> float:
-    """Seconds to wait after that many crashes in a short time. The shell may add jitter."""
+def backoff(crashes: int, chance: float = 0.0) -> float:
+    """Seconds to wait after that many crashes in a short time. ``chance``, from 0 to 1, keeps servers apart that crash
+    for one reason, such as a database that has gone."""
     if crashes <= 1:
         return 0.0
     delay: float = BACKOFF_FIRST * BACKOFF_FACTOR ** min(crashes - 2, 20)
-    return min(BACKOFF_LIMIT, delay)
+    return min(BACKOFF_LIMIT, delay) * (1 - BACKOFF_SPREAD * chance)
 
 
 def back_off(state: State) -> tuple[State, list[Action]]:
     now = state.now
     crashes = (*(time for time in state.crashes if now - time < state.crash_window), now)
-    delay = backoff(len(crashes))
+    delay = backoff(len(crashes), state.chance)
     state = state._replace(crashes=crashes, retry_at=now + delay)
     if len(crashes) >= state.max_crashes:
         return state._replace(degraded=True), [Degraded(len(crashes), delay)]

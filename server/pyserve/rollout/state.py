@@ -86,6 +86,7 @@ class State(NamedTuple):
     max_crashes: int = 5
     degraded: bool = False
     retry_at: float = 0.0  # nothing crashed is started again before
+    chance: float = 0.0  # from 0 to 1, another one with each event: the only thing here that is left to it
     last_id: int = 0  # of workers
     gated: bool = False  # a request is alone in the app, or about to be: see reconcile.WHILE_GATED
     now: float = 0.0  # the latest time that an event has told
