@@ -4,9 +4,10 @@ Off unless PYSERVE_FAILPOINTS names a folder; then a process that comes to a poi
 there is one, and only the first that comes: ``kill`` (SIGKILL), ``stop`` (SIGSTOP, until somebody continues it), ``exit
 N``, or ``raise`` (an OSError). Before that it appends ``NAME ACTION PID CLOCK_MONOTONIC`` to ``FOLDER/journal``.
 
-Names: ``worker.STATE`` before a worker enters a state; ``zygote.loading``, ``zygote.loaded``, ``zygote.forking``;
-``master.ACTION`` before the master does what the rollout asks for (``master.Spawn``, ``master.Drain``, …), and
-``master.PHASE`` before a phase of its shutdown.
+Names: ``worker.STATE`` and ``responder.STATE`` before one of them enters a state; ``zygote.loading``,
+``zygote.loaded``, ``zygote.forking``; ``master.ACTION`` before the master does what the rollout asks for
+(``master.Spawn``, ``master.Drain``, …), and ``master.PHASE`` before a phase of its shutdown; ``upgrade.prove`` in the
+child that proves an upgrade, and ``upgrade.exec`` in the master before it becomes the new program.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import sys
 from pyserve import __version__, arguments, carried, config, zygotes
 from pyserve.cli import say, tell
 from pyserve.errors import ExitCode, PyserveError
+from pyserve.failpoint import failpoint
 from pyserve.launch import run
 from pyserve.master import Master
 from pyserve.upgrade import PROVEN_SAYS, VARIABLE
@@ -26,6 +27,7 @@ def prove(argv: Sequence[str], state: int) -> int:
     try:
         record = carried.unpack(state)
         master = Master.resume(record)
+        failpoint("upgrade.prove")
         accept_configuration(argv, master)
         start_zygote(master.config.worker_class)
     except carried.FormatError as error:

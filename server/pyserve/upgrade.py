@@ -20,6 +20,7 @@ import time
 
 from pyserve import carried, linux, rollout
 from pyserve.deaths import explain
+from pyserve.failpoint import failpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ class Upgrade:
             state = carried.pack(record)
             shared = [state, *carried.descriptors(record)]
             carried.share(shared, True)
+            failpoint("upgrade.exec")
             os.execve(sys.executable, own_command(master.config.sources.cwd), {**os.environ, VARIABLE: str(state)})
         except Exception as error:  # noqa: BLE001  (as above)
             carried.share(shared, False)

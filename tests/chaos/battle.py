@@ -145,6 +145,10 @@ class Battle:
     def upgrade(self) -> None:
         self.server.signal(signal.SIGUSR2)
 
+    def upgrade_with_failpoint(self, name: str, action: str) -> None:
+        self.arm(name, action)
+        self.upgrade()
+
     def roll_back(self) -> None:
         """To the generation before, if it is still loaded."""
         path = str(self.folder / "pyserve.ctl")
@@ -223,6 +227,11 @@ class Battle:
         time.sleep(0.2)
         self.term()
 
+    def kill_master_at(self, name: str) -> None:
+        """In the middle of a deploy."""
+        self.evidence.master_killed = True
+        self.deploy_with_failpoint(name, "kill")
+
     def kill_master(self) -> None:
         self.evidence.master_killed = True
         self.kill(self.server.pid, "kill -9")
@@ -241,7 +250,7 @@ class Battle:
         """One deploy after another, each with a process that is killed or stopped at a point on the way."""
         with self.crowd("a"), self.sampling():
             for name, action in steps:
-                self.do("deploy with failpoint", f"{name} {action}")
+                self.do(f"{'upgrade' if name.startswith('upgrade') else 'deploy'} with failpoint", f"{name} {action}")
                 wait_for(lambda step=f"{name} {action}": step in self.watch.reached, f"{name} {action}")  # type: ignore[misc]
                 wait_for(self.is_whole, "the end of the reload")
             self.settle()

@@ -71,6 +71,13 @@ MASTER_POINTS = [
     "master.Committed",
 ]
 
+UPGRADE_POINTS = [
+    ("upgrade.prove", "kill"),
+    ("upgrade.prove", "stop"),
+    ("upgrade.exec", "raise"),
+    ("upgrade.exec", "stop"),
+]
+
 EVENTS: dict[str, tuple[int, Choice]] = {  # weight, argument
     "deploy": (8, version),
     "deploy with failpoint": (6, point),
@@ -78,6 +85,7 @@ EVENTS: dict[str, tuple[int, Choice]] = {  # weight, argument
     "storm": (2, nothing),  # of HUPs
     "roll back": (2, nothing),
     "upgrade": (3, nothing),  # of pyserve itself, in place
+    "upgrade with failpoint": (2, lambda random: " ".join(random.choice(UPGRADE_POINTS))),
     "kill worker": (3, one),
     "term worker": (3, one),
     "pause worker": (3, pause),
@@ -88,7 +96,7 @@ EVENTS: dict[str, tuple[int, Choice]] = {  # weight, argument
     "fewer": (2, nothing),
     "reopen logs": (1, nothing),
 }
-FINALES = ["term", "reload and term", "broken deploy and term", "kill master", "interrupt"]
+FINALES = ["term", "reload and term", "broken deploy and term", "kill master", "kill master at: master.Go", "interrupt"]
 
 
 def schedule(seed: int, seconds: float) -> Schedule:

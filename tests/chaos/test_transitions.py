@@ -10,7 +10,7 @@ import pytest
 from chaos.battle import battle
 from chaos.evidence import Evidence
 from chaos.oracle import judge, summary
-from chaos.schedule import POINTS
+from chaos.schedule import POINTS, UPGRADE_POINTS
 from pyserve.errors import ExitCode
 from support import WORKER_CLASSES, serve
 from support.processes import wait_for
@@ -36,6 +36,22 @@ def test_reload(tmp_path: Path, kind: str) -> None:
 
 
 @classes
+def test_upgrade(tmp_path: Path, kind: str) -> None:
+    with battle(tmp_path, kind) as one:
+        check(one.walk(UPGRADE_POINTS))
+
+
+@classes
+@pytest.mark.parametrize("point", ["StartZygote", "Spawn", "Go", "Drain", "Rolled"])
+def test_death_of_the_master_in_a_reload(tmp_path: Path, kind: str, point: str) -> None:
+    """Whoever serves finishes what it has begun; nothing is left over."""
+    with battle(tmp_path, kind) as one:
+        evidence = one.end(f"kill master at: master.{point}")
+        assert f"master.{point} kill" in one.watch.reached
+    check(evidence)
+
+
+@classes
 @pytest.mark.parametrize(
     "point, action",
     [
@@ -58,11 +74,12 @@ def test_shutdown(tmp_path: Path, kind: str, point: str, action: str) -> None:
         *[(point, ExitCode.APP) for point in ("zygote.loading", "zygote.forking", "worker.booting", "worker.ready")],
     ],
 )
-def test_boot_that_fails_leaves_nothing(tmp_path: Path, point: str, code: int) -> None:
+@classes
+def test_boot_that_fails_leaves_nothing(tmp_path: Path, kind: str, point: str, code: int) -> None:
     points = tmp_path / "points"
     points.mkdir()
     (points / point).write_text("kill")
     (tmp_path / "app.py").write_text("def wsgi(environ, start_response):\n    raise AssertionError('nobody asks')\n")
-    with serve("app:wsgi", cwd=tmp_path, env={"PYSERVE_FAILPOINTS": str(points)}, ready=False) as server:
+    with serve("app:wsgi", "-k", kind, cwd=tmp_path, env={"PYSERVE_FAILPOINTS": str(points)}, ready=False) as server:
         assert server.wait() == code
         wait_for(lambda: not server.processes(), "the end of every process")

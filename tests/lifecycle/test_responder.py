@@ -99,6 +99,30 @@ def test_a_dead_responder_is_replaced(breakable: Project) -> None:
         assert victim not in responders(server)
 
 
+@pytest.mark.parametrize("state", ["booting", "ready", "serving"])
+def test_one_that_dies_on_its_way_is_replaced(breakable: Project, tmp_path: Path, state: str) -> None:
+    (tmp_path / f"responder.{state}").write_text("kill")
+    env = {"PYSERVE_FAILPOINTS": str(tmp_path)}
+    with serve("app:wsgi", "--workers", "1", cwd=breakable.folder, env=env) as server:
+        break_down(server, breakable)
+        assert server.get("/").status_code == 503
+        assert f"responder.{state} kill" in (tmp_path / "journal").read_text()
+        server.wait_for_log("responder was killed by SIGKILL")
+        repair(breakable)
+        server.wait_for(lambda: server.get("/").status_code == 200)
+
+
+def test_one_that_dies_at_its_end_is_no_matter(breakable: Project, tmp_path: Path) -> None:
+    env = {"PYSERVE_FAILPOINTS": str(tmp_path)}
+    with serve("app:wsgi", "--workers", "1", cwd=breakable.folder, env=env) as server:
+        break_down(server, breakable)
+        assert server.get("/").status_code == 503
+        (tmp_path / "responder.draining").write_text("kill")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "responder.draining kill" in (tmp_path / "journal").read_text()
+
+
 def test_a_reload_of_repaired_code_ends_it(breakable: Project) -> None:
     """The reload need not wait for the next try, and meanwhile clients are told."""
     with serve("app:wsgi", "--workers", "1", cwd=breakable.folder) as server:

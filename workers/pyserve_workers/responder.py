@@ -58,6 +58,8 @@ def main() -> None:
 
 
 class Responder(SyncWorker):
+    role = "responder"
+
     def __init__(self, generation: Generation, channel: Channel) -> None:
         super().__init__(generation, channel, number=0, slot=ResponderProcess.SLOT)
         self.log.rename(f"responder pid {self.pid}")

@@ -50,6 +50,7 @@ FAILED = 1  # exit code
 class Worker(ABC):
     """One worker process. ``run()`` is its whole life and returns its exit code."""
 
+    role = "worker"  # for fail-points
     multithread = False
     heartbeat = False  # does it promise one, whatever its requests do? Then the master may press it for lack of one
     late_request: type[RequestTimeout] = RequestTimeout  # what is raised in the app
@@ -119,7 +120,7 @@ class Worker(ABC):
 
     def run(self) -> int:
         try:
-            failpoint("worker.booting")
+            failpoint(f"{self.role}.booting")
             self.adopt()
             began = time.monotonic()
             self.boot()
@@ -182,7 +183,7 @@ class Worker(ABC):
     def become(self, state: str) -> None:
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"BUG: worker: {self.state} → {state}")
-        failpoint(f"worker.{state}")
+        failpoint(f"{self.role}.{state}")
         self.state = state
         self.slot.set("state", STATES.index(state))
         self.set_title("" if state == "serving" else state)
