@@ -211,7 +211,7 @@ class Exclusion:
         slot.set("gate", 0 if self.is_open else self.state.epoch)
 
     def serving(self, process: WorkerProcess) -> None:
-        """It is about to get its GO."""
+        """It is about to get its GO, or to be checked."""
         if self.owner is not None:
             self.pause(process, self.owner)
         self.tell(gate.Serving(process.worker.id, time.monotonic()))
@@ -332,8 +332,14 @@ class Exclusion:
             line_hold=0.0 if self.state.stopping else notice.line_hold,
             retry_after=notice.retry_after,
             page=notice.page,
-            allow=list(notice.allow),
+            allow=[*notice.allow, *self.checked_path(process)],
         )
+
+    def checked_path(self, process: WorkerProcess) -> list[str]:
+        """Under maintenance, too, new code has to show that it works."""
+        if not self.owned_by_operator or process.worker.state != rollout.CHECKING:
+            return []
+        return [(process.config.reload_check or "").partition("?")[0]]
 
     def open(self, action: gate.Open) -> None:
         if self.is_open:  # else the next one has it already

@@ -216,6 +216,7 @@ class Population:
         """Have a worker that is ready answer the check request of its configuration."""
         process = self.workers[worker_id]
         process.worker = process.worker._replace(state=rollout.CHECKING)
+        self.exclusion.serving(process)
         process.channel.send("CHECK")
         timeout = process.config.boot_timeout
         why = f"reload_check {process.config.reload_check} was not answered within boot_timeout ({timeout:g} s)"

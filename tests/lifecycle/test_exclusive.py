@@ -121,6 +121,20 @@ def test_who_was_held_for_long_enough_is_refused(gated: Gated) -> None:
 
 
 @every_class
+def test_a_check_of_new_code_that_has_begun_ends_first(gated: Gated) -> None:
+    with serve("app:wsgi", "--workers", "2", "--reload-check", "/check?until=a", cwd=gated.folder) as server:
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: gated.entered("check"))
+        sync = gated.ask(server, "/sync?alone=1")
+        eventually(server, lambda: server.get("/refused"), 503)
+        assert not gated.entered("sync")
+        gated.let_go("a")
+        assert sync.result().status_code == 200
+        server.wait_for_log("reload done: generation 2 serves")
+        gated.assert_open(server)
+
+
+@every_class
 @pytest.mark.parametrize("holding", [False, True], ids=["draining", "holding"])
 def test_the_death_of_the_owner_opens_the_gate(gated: Gated, holding: bool) -> None:
     with serve("app:wsgi", "--workers", "2", cwd=gated.folder) as server:

@@ -79,7 +79,8 @@ def test_maintenance_with_hold_lets_clients_wait(gated: Gated) -> None:
 
 @every_class
 def test_maintenance_waits_for_an_exclusive_request_and_survives_a_reload_and_an_upgrade(gated: Gated) -> None:
-    with serve(cwd=gated.folder) as server:
+    """A reload's check reaches the new code all the same."""
+    with serve("--reload-check", "/check?full=1", cwd=gated.folder) as server:
         sync = gated.ask(server, "/sync?alone=1&until=a")
         server.wait_for(lambda: gated.entered("sync"))
         on = start(gated, "maintenance", "on", "--allow", "/healthz")
@@ -89,6 +90,8 @@ def test_maintenance_waits_for_an_exclusive_request_and_survives_a_reload_and_an
         assert "maintenance is on; no other request is in the app" in on.communicate(timeout=GENEROUS)[0]
         server.signal(signal.SIGHUP)
         server.wait_for_log("reload done: generation 2 serves")
+        assert gated.entered("check")
+        assert server.get("/check").status_code == 503
         assert server.get("/").status_code == 503
         assert server.get("/healthz").status_code == 200
         server.signal(signal.SIGUSR2)  # and an upgrade

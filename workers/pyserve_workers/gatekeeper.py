@@ -95,7 +95,7 @@ class Gatekeeper:
             if notice is None or self.idle_said == notice["epoch"]:
                 return
             alone = sum(ticket.waits or ticket.number == notice["owner"] for ticket in self.tickets.values())
-            if self.slot.get("active") <= alone:
+            if self.slot.get("active") <= alone and self.worker.check is None:
                 self.idle_said = notice["epoch"]
                 self.worker.channel.send("IDLE", epoch=self.idle_said)
 
@@ -107,11 +107,16 @@ class Gatekeeper:
         self.look()
         self.held.add(connection)  # first: from here on it is told what is new
         word, notice = self.slot.get("gate"), self.notice
+        checked = self.worker.check is not None  # then this is the master's own request
+        if checked and (notice is None or self.idle_said != notice["epoch"]):
+            self.held.discard(connection)
+            return ENTER
         if word and (notice is None or notice["epoch"] != word):
             return UNTOLD
         left = ENTER
         if notice is not None and line.partition(" ")[2] not in notice["allow"]:
             hold: float = notice["line_hold"] if line == notice["line"] else notice["hold"]
+            hold = self.worker.config.boot_timeout if checked else hold
             left = max(0.0, hold - waited)
         if left <= 0.0:
             self.held.discard(connection)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyserve.channel import Message
+    from pyserve_workers.check import Check
 
 # What the environ says of the side that was connected to.
 Listener = namedtuple("Listener", "scheme server_name server_port")
@@ -105,6 +106,10 @@ class LoopWorker(Worker):
             self.gatekeeper.obey(message)
         else:
             super().obey(message)
+
+    def tell_check(self, check: Check) -> None:
+        super().tell_check(check)
+        self.gatekeeper.look()
 
     def go_on(self, connections: list[Connection]) -> None:
         """Requests that were held may try again, in the next turn."""
