@@ -151,7 +151,7 @@ def change(workers: str, target: int) -> int:
 def stop(master: Master, wait: bool) -> Conversation:
     if master.shutdown.begun:
         master.log.info("pyservectl: it is stopping already")
-    master.stop("pyservectl stop")
+    master.ending.begin("pyservectl stop")
     while wait:
         yield 1.0  # the last word is said when the master ends
     return answer(True, "stopping")

@@ -12,7 +12,8 @@ import signal
 import sys
 import time
 
-from pyserve import __version__, descriptors, handoff, linux, listeners, rollout, shutdown
+from pyserve import __version__, descriptors, handoff, linux, rollout, shutdown
+from pyserve.ending import Ending
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
 from pyserve.fairness import Fairness
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pyserve.channel import Channel
     from pyserve.config import Config
     from pyserve.control import Control
+    from pyserve.shutdown import Shutdown
     from pyserve.upgrade import Upgrade
 
 TICK = 1.0  # seconds between looks at the scoreboard
@@ -71,7 +73,7 @@ class Master:
         self.signals: list[int] = []
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.exit_code = ExitCode.OK
-        self.shutdown = shutdown.Shutdown()
+        self.ending = Ending(self)
         self.reload_began = 0.0
         self.suspension = Suspension(self.began)
         self.predecessor = ""  # the version that this one has taken over from
@@ -132,7 +134,7 @@ class Master:
             self.pressing.turn()
             self.recycling.turn(time.monotonic())
             self.population.exclusion.turn()
-            self.go_on_stopping()
+            self.ending.turn()
             self.tell(rollout.Tick(time.monotonic()))
             self.responder.turn(self.state, self.config, self.shutdown.deadline)
             self.fairness.turn()
@@ -215,7 +217,7 @@ class Master:
         if missed:
             self.log.warning(f"the master did not run for {missed:.1f} s: all deadlines are put off by that")
             self.pressing.put_off(missed)
-            self.shutdown = shutdown.put_off(self.shutdown, missed)
+            self.ending.put_off(missed)
 
     def finished(self) -> bool:
         return self.state.phase == rollout.STOPPING and not self.population
@@ -242,18 +244,18 @@ class Master:
                 SIGNALS[number](self)
 
     def on_term(self) -> None:
-        self.stop("SIGTERM")
+        self.ending.begin("SIGTERM")
 
     def on_int(self) -> None:
         if self.shutdown.begun:
             self.on_quit()
         else:
-            self.stop("SIGINT")
+            self.ending.begin("SIGINT")
 
     def on_quit(self) -> None:
         if self.shutdown.phase != shutdown.CUTTING:
             self.log.warning("fast shutdown: requests under way are cut")
-            self.enter(shutdown.fast(self.shutdown, "SIGQUIT", time.monotonic()))
+            self.ending.cut_short("SIGQUIT")
 
     def on_hup(self) -> None:
         self.reload()
@@ -337,66 +339,17 @@ class Master:
 
     # Stopping.
 
-    def stop(self, cause: str) -> None:
-        """Begin the graceful shutdown; repeats change nothing. The deadline counts from here."""
-        if self.shutdown.begun:
-            return
-        config = self.config
-        delay = f"; serving on for {config.drain_delay:g} s of them" if config.drain_delay else ""
-        self.log.info(f"stopping ({cause}): requests under way have {config.graceful_timeout:g} s{delay}")
-        now = time.monotonic()
-        self.enter(shutdown.begin(self.shutdown, cause, now, config.drain_delay, config.graceful_timeout))
-        self.go_on_stopping()
+    @property
+    def shutdown(self) -> Shutdown:
+        return self.ending.state
 
-    def enter(self, after: shutdown.Shutdown) -> None:
-        """Do what a new phase of the shutdown begins with."""
-        before, self.shutdown = self.shutdown, after
-        if not before.begun:
-            if self.upgrade:
-                self.upgrade.cancel()
-            self.population.stopping = True
-            self.population.exclusion.stop()
-            self.notifier.stopping()
-        if before.phase != after.phase:
-            failpoint(f"master.{after.phase}")
-            PHASES[after.phase](self)
-
-    def go_on_stopping(self) -> None:
-        """Enter every phase for which it is time."""
-        while self.shutdown.until < shutdown.NEVER:
-            handshakes = self.shutdown.phase == shutdown.HANDSHAKES and self.handshakes_under_way()
-            after = shutdown.step(self.shutdown, time.monotonic(), handshakes)
-            if after == self.shutdown:
-                return
-            self.enter(after)
-
-    def delay(self) -> None:
-        """Everything is served as before."""
-
-    def end_handshakes(self) -> None:
-        for listener in self.owned_tcp():
-            try:
-                linux.drop_new_handshakes(listener.fileno())
-            except OSError as error:  # recent kernels want CAP_NET_ADMIN for it
-                self.log.debug(
-                    f"{listener.url}: new handshakes cannot be held off ({error.strerror}): "
-                    "one that ends in the moment in which the socket is closed is reset"
-                )
-
-    def handshakes_under_way(self) -> bool:
-        return any(map(listeners.handshakes_under_way, self.owned_tcp()))
-
-    def owned_tcp(self) -> list[listeners.Listener]:
-        return [listener for listener in self.listeners if listener.owned_tcp]
-
-    def drain(self) -> None:
-        """Drain everything; workers that leave already have no more time than the others."""
-        self.population.finish(self.shutdown.deadline)
-        self.tell(rollout.Stop())
-
-    def cut(self) -> None:
-        self.population.quit()
-        self.tell(rollout.Stop())
+    def not_ready(self) -> None:
+        """The shutdown begins: nothing else does any more."""
+        if self.upgrade:
+            self.upgrade.cancel()
+        self.population.stopping = True
+        self.population.exclusion.stop()
+        self.notifier.stopping()
 
     # What the rollout asks for.
 
@@ -501,7 +454,7 @@ class Master:
     def do_give_up(self, _action: rollout.GiveUp) -> None:
         self.exit_code = self.population.failure[0]
         self.log.critical(f"not started; exit code {self.exit_code}")
-        self.enter(shutdown.fast(self.shutdown, "the app did not start", time.monotonic()))
+        self.ending.cut_short("the app did not start")
 
 
 def plan_of(config: Config) -> rollout.Plan:
@@ -526,13 +479,6 @@ SIGNALS: dict[int, Callable[[Master], None]] = {
     signal.SIGTTIN: Master.on_ttin,
     signal.SIGTTOU: Master.on_ttou,
     signal.SIGCHLD: Master.on_chld,
-}
-
-PHASES: dict[str, Callable[[Master], None]] = {
-    shutdown.DELAYING: Master.delay,
-    shutdown.HANDSHAKES: Master.end_handshakes,
-    shutdown.DRAINING: Master.drain,
-    shutdown.CUTTING: Master.cut,
 }
 
 ACTIONS: dict[type, Callable[[Master, Any], None]] = {

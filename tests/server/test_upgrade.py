@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -110,6 +111,7 @@ def test_a_child_that_cannot_be_started(master: Master, monkeypatch: pytest.Monk
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
+    gc.collect()  # what other tests have left open would be closed in between
     before = os.listdir("/proc/self/fd")
     found = upgrade.Upgrade(master)
     found.ask()
