@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +18,7 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 # Folders whose tests are spread one by one, since what takes their time is waiting; others go by modules.
-SPREAD = {"lifecycle"}
+SPREAD = {"lifecycle", "chaos"}
 TOGETHER = {"packaging"}  # all of the folder: they build in this checkout
 
 # Variables that pyserve itself obeys, besides PYSERVE_*.
@@ -32,16 +34,30 @@ FROM_SYSTEMD = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.parent.name
-        if folder in SPREAD:
-            continue
-        group = folder if folder in TOGETHER else f"{folder}/{item.path.stem}"
-        if folder == "examples":  # a module has a server for each class
-            callspec = getattr(item, "callspec", None)
-            group += f"[{callspec.params.get('worker_class', '')}]" if callspec else ""
-        item.add_marker(pytest.mark.xdist_group(group))
+def group_of(nodeid: str) -> str:
+    """The tests of one group run in one process, one after another."""
+    path, _, name = nodeid.partition("::")
+    folder = Path(path).parent.name
+    if folder in SPREAD:
+        return nodeid
+    if folder in TOGETHER:
+        return folder
+    if folder == "examples":  # a module has a server for each class
+        parameters = name.partition("[")[2].rstrip("]").split("-")
+        return next((f"{path}[{kind}]" for kind in WORKER_CLASSES if kind in parameters), path)
+    return path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Not by xdist_group marks: with pytest 9.2, pytest-xdist 3.8 forgets them."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(autouse=True)
