@@ -89,7 +89,7 @@ def exclusive(  # noqa: F811  (the same)
     _one_of("on_busy", on_busy, ON_BUSY)
     _one_of("on_stuck", on_stuck, ON_STUCK)
     for name, seconds in (("drain_timeout", drain_timeout), ("hold", hold), ("timeout", timeout or 0.0)):
-        if not 0 <= seconds < float("inf"):
+        if not _is_number(seconds) or not 0 <= seconds < float("inf"):
             raise ValueError(f"exclusive: {name} is a number of seconds, not {seconds!r}")
     terms = Terms("", on_busy == "wait", drain_timeout, hold, timeout or 0.0, on_stuck == "kill")
     if view is None:
@@ -102,10 +102,14 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise ValueError(f"exclusive: {name} is {' or '.join(map(repr, known))}, not {value!r}")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
+
+
 def _alone(view: Callable[..., Any], terms: Terms) -> Callable[..., Any]:
     """``view``, run alone; in messages it has the name in ``terms``, or else its own."""
-    if not callable(view):
-        raise TypeError(f"exclusive takes a view or a WSGI callable, not {type(view).__name__}")
+    if isinstance(view, type) or not callable(view):
+        raise TypeError(f"exclusive takes a view or a WSGI callable, not {view!r}")
     if getattr(getattr(view, "__code__", None), "co_flags", 0) & 0x80:  # inspect.CO_COROUTINE
         raise TypeError(f"exclusive cannot be used on the coroutine function {_name(view)}: a view must be a function")
     terms = terms._replace(name=terms.name or _name(view))

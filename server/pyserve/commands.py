@@ -58,12 +58,12 @@ def whole_status(master: Master) -> dict[str, Any]:
 
     state, population = master.state, master.population
     now = time.monotonic_ns()
-    for process in population.workers.values():
+    exclusion = population.exclusion
+    workers = []
+    for worker_id, process in population.workers.items():
         process.slot.set("rss", resident(process.pid))
-    workers = [
-        status.of_worker(process.worker, process.pid, process.leaving, process.slot, now)
-        for process in population.workers.values()
-    ]
+        since = int(exclusion.detained.get(worker_id, 0) * 1e9)
+        workers.append(status.of_worker(process.worker, process.pid, process.leaving, process.slot, now, since))
     workers.sort(key=lambda worker: (worker["worker"], worker["generation"]))
     zygotes = {z.generation: (z.pid, resident(z.pid)) for z in population.zygotes if not z.stopping}
     return {
@@ -74,6 +74,7 @@ def whole_status(master: Master) -> dict[str, Any]:
         "phase": rollout.STOPPING if master.shutdown.begun else state.phase,
         "degraded": state.degraded,
         "responding": master.responder.on,
+        "gate": gatecommands.told(exclusion) | {"text": gatecommands.described(exclusion)},
         "generation": state.good,
         "next": state.next or None,
         "target": state.plan.target,

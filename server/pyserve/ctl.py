@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from pyserve.controlclient import Answer, UnavailableError, ask, connect, find
 from pyserve.log import ESCAPES
 
 FAILED = 1
-PAGE_LIMIT = 32 << 10  # bytes of JSON
+PAGE_LIMIT = 48 << 10  # bytes of JSON: control.REQUEST_LIMIT has room for them
 
 
 class Server:
@@ -53,6 +54,14 @@ class Server:
             print_line(safe(end["text"]), err=not end["ok"])
         if not end["ok"]:
             sys.exit(end.get("exit_code") or FAILED)
+
+
+def refuse_inside(what: str) -> None:
+    """What waits until nothing runs alone would wait for ever in a command that does."""
+    if runalone.INSIDE in os.environ:
+        raise click.UsageError(
+            f"{what} would wait for the command that runs alone, of which it is a part; do it afterwards"
+        )
 
 
 def print_line(text: str, err: bool = False) -> None:
@@ -98,6 +107,8 @@ def safe_table(text: str) -> str:
 @click.pass_obj
 def reload(server: Server, wait: bool) -> None:
     """Serve with the code and the configuration as they are now, without losing a request."""
+    if wait:
+        refuse_inside("reload --wait")
     server.run(nothing, "reload", wait=wait)
 
 
@@ -118,6 +129,8 @@ def rollback(server: Server, wait: bool) -> None:
 @click.pass_obj
 def scale(server: Server, workers: str) -> None:
     """Have N workers, or N more, or N fewer, until the next reload."""
+    if not re.fullmatch(r"[+-]?[0-9]+", workers, re.ASCII):
+        raise click.BadParameter(f"it is to be a number of workers, or +N or -N, not {workers!r}", param_hint="N")
     server.run(nothing, "scale", workers=workers)
 
 
@@ -146,20 +159,24 @@ def show_stacks(said: dict[str, Any]) -> None:
 @cli.command()
 @click.argument("action", type=click.Choice(["on", "off", "status"]))
 @click.option("--retry-after", type=click.IntRange(1), default=60, show_default=True, help="Seconds; clients are told.")
-@click.option("--page", type=click.File("rb"), help="An HTML file for clients, of at most 32 KiB.")
+@click.option("--page", type=click.File("rb"), help="An HTML file for clients, of about 40 KiB at most.")
 @click.option("--hold", type=click.FloatRange(0), default=0.0, help="Let clients wait for so many seconds first.")
 @click.option("--allow", multiple=True, metavar="PATH", help="Serve this path all the same; repeat for more.")
 @click.pass_obj
 def maintenance(server: Server, action: str, retry_after: int, page: Any, hold: float, allow: tuple[str, ...]) -> None:
     """Answer every client with 503, or have it wait, until maintenance is off again."""
     text = ""
+    if any(not path.startswith("/") for path in allow):
+        raise click.BadParameter("each is a path and begins with /", param_hint="--allow")
+    if action == "on":
+        refuse_inside("maintenance on")
     if page is not None:
         try:
             text = page.read(PAGE_LIMIT + 1).decode()
         except UnicodeDecodeError:
             raise click.BadParameter("it must be UTF-8", param_hint="--page") from None
         if len(json.dumps(text)) > PAGE_LIMIT:
-            raise click.BadParameter(f"it must not have more than {PAGE_LIMIT >> 10} KiB", param_hint="--page")
+            raise click.BadParameter(f"it must not have more than {PAGE_LIMIT >> 10} KiB as JSON", param_hint="--page")
     server.run(
         nothing,
         "maintenance",
@@ -185,6 +202,7 @@ def exclusive(
     server: Server, wait: bool, drain_timeout: float, hold: float, retry_after: int, command: tuple[str, ...]
 ) -> None:
     """Run COMMAND while no request is in the app, and exit with its exit code."""
+    refuse_inside("exclusive")
     terms = {"wait": wait, "drain_timeout": drain_timeout, "hold": hold, "retry_after": retry_after}
     sys.exit(runalone.run(server.ask, command, terms, lambda text: print_line(f"pyservectl: {safe(text)}", err=True)))
 

@@ -11,7 +11,7 @@ import select
 import socket
 import time
 
-from pyserve import gate, rollout
+from pyserve import checkurl, gate, rollout
 from pyserve.alone import RETRY_AFTER
 from pyserve.children import Pressure
 
@@ -139,6 +139,13 @@ class Exclusion:
         CLOCK_MONOTONIC seconds."""
         owner, waiting = self.state.owner, self.state.waiting
         return {ticket.worker: ticket.since for ticket in (*waiting, *((owner,) if owner else ())) if ticket.blocks}
+
+    def alone_until(self, worker_id: int) -> float:
+        """When the request of this worker's that is alone will have been that for too long, CLOCK_MONOTONIC seconds; 0:
+        there is none."""
+        owner = self.state.owner
+        held = owner is not None and owner.worker == worker_id and self.state.phase == gate.HELD
+        return owner.since + owner.timeout if owner is not None and held else 0.0
 
     def blocks_all(self, serving: list[int], now: float) -> bool:
         """Can none of these workers even say no, and have those who wait been in the queue for long enough?"""
@@ -314,7 +321,9 @@ class Exclusion:
 
     def tell_rollout(self) -> None:
         """Nothing voluntary happens to a worker while a request is alone."""
-        self.population.news.append(rollout.Gate(closed=not self.is_open and not self.owned_by_operator))
+        closed = not self.is_open and not self.owned_by_operator
+        others = [event for event in self.population.news if not isinstance(event, rollout.Gate)]
+        self.population.news[:] = [rollout.Gate(closed), *others]  # it holds for what has happened meanwhile, too
 
     def pause_all(self, party: Party) -> None:
         for process in self.population.workers.values():
@@ -339,7 +348,7 @@ class Exclusion:
         """Under maintenance, too, new code has to show that it works."""
         if not self.owned_by_operator or process.worker.state != rollout.CHECKING:
             return []
-        return [(process.config.reload_check or "").partition("?")[0]]
+        return [checkurl.parse(process.config.reload_check or "/").target.partition("?")[0]]
 
     def open(self, action: gate.Open) -> None:
         if self.is_open:  # else the next one has it already

@@ -31,10 +31,11 @@ LATELY = 5.0  # seconds
 
 
 class Load(NamedTuple):
-    """A worker that takes connections from the queue, in so far as it matters here."""
+    """A worker, in so far as it matters here."""
 
     id: int
     since: float  # when the request that keeps it began to, CLOCK_MONOTONIC seconds; 0: none does
+    takes: bool  # connections from the queue
     connections: int  # that it keeps; one that has just come, and whose first request it runs, is none of them yet
 
 
@@ -42,7 +43,7 @@ def to_relieve(loads: Iterable[Load], now: float, helped: bool) -> tuple[list[in
     """Whose connections should go to others, and is there a long request at all? ``helped``: by the responder."""
     loads = list(loads)
     busy = [load for load in loads if load.since and now - load.since >= LONG]
-    if len(busy) == len(loads) and not helped:  # nobody has time for what the others might give away
+    if not helped and all(load in busy for load in loads if load.takes):  # nobody has time for what others give away
         return [], bool(busy)
     return [load.id for load in busy if load.connections], bool(busy)
 
@@ -64,7 +65,8 @@ class Fairness:
         if self.soonest(now + 1.0) > now:
             return
         workers = self.population.workers
-        loads = [self.load(worker_id) for worker_id in self.population.takers if worker_id in workers]
+        considered = self.population.takers | self.population.exclusion.detained.keys()
+        loads = [self.load(worker_id) for worker_id in considered if worker_id in workers]
         wanted, long = to_relieve(loads, now, self.population.helped)
         self.last_look = now
         requests = sum(process.slot.get("requests") for process in workers.values())
@@ -81,4 +83,4 @@ class Fairness:
     def load(self, worker_id: int) -> Load:
         slot = self.population.workers[worker_id].slot
         since = self.population.exclusion.detained.get(worker_id) or slot.get("request_start") / 1e9
-        return Load(worker_id, since, slot.get("connections"))
+        return Load(worker_id, since, worker_id in self.population.takers, slot.get("connections"))

@@ -42,7 +42,7 @@ class Ticket(NamedTuple):
     blocks: bool = False  # its worker runs nothing else while the ticket waits or holds
     waits: bool = False  # while others have the gate; else it is refused then
     drain_timeout: float = 30.0  # to wait for its turn, and again for the others to leave the app
-    timeout: float = float("inf")  # to hold the gate, of a ticket that blocks
+    timeout: float = float("inf")  # to hold the gate; the worker of a ticket that does not block sees to it itself
     kills: bool = False  # the workers that have not become idle within drain_timeout
     maintenance: bool = False  # goes first, and never has to be told anything
     since: float = 0.0  # when it asked, began to drain, or was granted the gate: whatever came last
@@ -210,7 +210,7 @@ def _tick(state: State, event: Tick) -> tuple[State, list[Action]]:
         return state, actions
     took = event.now - owner.since
     if state.phase == HELD:
-        if took > owner.timeout:
+        if owner.blocks and took > owner.timeout:
             return state._replace(owner=owner._replace(timeout=float("inf"))), [*actions, Interrupt(owner)]
     elif took > owner.drain_timeout:
         stuck = _stuck(state)
@@ -283,6 +283,9 @@ def _become(state: State, phase: str) -> State:
 def next_event(state: State) -> float:
     """When a Tick has something to do, CLOCK_MONOTONIC seconds; infinity: never."""
     times = [ticket.since + ticket.drain_timeout for ticket in state.waiting]
-    if state.owner is not None:
-        times.append(state.owner.since + (state.owner.timeout if state.phase == HELD else state.owner.drain_timeout))
+    owner = state.owner
+    if owner is not None and state.phase == DRAINING:
+        times.append(owner.since + owner.drain_timeout)
+    elif owner is not None and owner.blocks:
+        times.append(owner.since + owner.timeout)
     return min(times, default=float("inf"))

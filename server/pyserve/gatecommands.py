@@ -65,7 +65,7 @@ def maintenance(
             return answer(True, "maintenance was not on", **told(exclusion))
         exclusion.end_maintenance()
     yield from ()
-    return answer(True, described(exclusion), **told(exclusion))
+    return answer(action != "on" or exclusion.alone, described(exclusion), **told(exclusion))
 
 
 def told(exclusion: Exclusion) -> dict[str, Any]:
@@ -90,6 +90,8 @@ def described(exclusion: Exclusion) -> str:
         return f"maintenance is off; {owner.name} runs alone, or is about to"
     if not exclusion.owned_by_operator:
         return f"maintenance is next; {owner.name} runs alone, or is about to"
+    if exclusion.state.phase == gate.HELD and owner.notice.allow:
+        return f"maintenance is on; no other request is in the app, but those for {' '.join(owner.notice.allow)}"
     if exclusion.state.phase == gate.HELD:
         return "maintenance is on; no other request is in the app"
     return f"maintenance is on; {count} request{'s are' if count != 1 else ' is'} in the app still"
@@ -108,7 +110,8 @@ def run_alone(
     except InvalidError as error:
         return answer(False, f"exclusive: {error}")
     if exclusion.maintained:
-        return answer(False, "maintenance is on: no other request runs, so the command can simply be started")
+        simply = "the command can simply be started, without pyservectl exclusive"
+        return answer(False, f"{described(exclusion)}{f': {simply}' if exclusion.alone else ''}")
     heard: list[str | None] = []
     ticket = exclusion.ask(
         Party(f"pyservectl exclusive: {name[:80]}", notice, heard.append),

@@ -44,6 +44,8 @@ def takers(state: rollout.State) -> set[int]:
     if state.phase == rollout.STOPPING:
         return set()
     serving = [worker for worker in state.workers if worker.state == rollout.SERVING]
+    if state.gated:  # nothing goes on until a request that is alone has ended, and all may say so for it
+        return {worker.id for worker in serving}
     wanted = {worker.id for worker in serving if worker.generation == rollout.goal(state)}
     return wanted or {worker.id for worker in serving}
 

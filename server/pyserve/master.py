@@ -331,7 +331,7 @@ class Master:
         """Have so many workers more or fewer; False if there cannot be."""
         before = self.state.plan.target
         if not 1 <= before + by <= SLOTS // 2:
-            self.log.warning(f"{count(before, 'worker')}: there can be no {'more' if by > 0 else 'fewer'}")
+            self.log.warning(f"{count(before, 'worker')}: there are 1 to {SLOTS // 2}, and not {before + by}")
             return False
         self.tell(rollout.Scale(by))
         self.log.info(f"workers: {before} → {self.state.plan.target}")
@@ -439,7 +439,10 @@ class Master:
         return count(self.state.plan.target, "worker")
 
     def do_coalesced(self, _action: rollout.Coalesced) -> None:
-        what = "a request runs alone; it begins" if self.state.gated else "one is under way; another follows"
+        owner = self.population.exclusion.owner
+        what = (
+            f"{owner.name} runs alone; it begins" if self.state.gated and owner else "one is under way; another follows"
+        )
         self.log.info(f"reload: {what} when it has ended")
 
     def do_degraded(self, action: rollout.Degraded) -> None:

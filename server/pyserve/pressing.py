@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyserve.population import Population
 
 NEVER = float("inf")
+BLOCKED = 3.0  # seconds without a heartbeat, of which there is one in each second
 
 
 class Pressing:
@@ -91,15 +92,25 @@ class Pressing:
             process.pressed_request = began
             elapsed = now - began / 1e9
             what = "a request has blocked it" if process.heartbeat else f"{process.slot.request_line} has run"
-            why = f"{what} for {elapsed:.1f} s (timeout is {process.config.timeout:g} s)"
+            limit = f"timeout is {process.config.timeout:g} s"
+            if self.alone_until(process):
+                limit = "it runs alone, and its own timeout is over"
+            why = f"{what} for {elapsed:.1f} s ({limit})"
             process.pressure = Pressure.request(now, why)
 
     def late_at(self, process: WorkerProcess) -> float:
         """When the request that the worker runs will have run for too long; infinity if there is none to watch."""
-        began = process.watched
-        if not began or not process.config.timeout or process.leaving or process.pressed_request:
+        began, timeout = process.watched, process.config.timeout
+        if not began or process.leaving or process.pressed_request:
             return NEVER
-        return max(began / 1e9, self.awake_since) + process.config.timeout
+        since = max(began / 1e9, self.awake_since)
+        if alone_until := self.alone_until(process):
+            return max(alone_until, since + BLOCKED)
+        return since + timeout if timeout else NEVER
+
+    def alone_until(self, process: WorkerProcess) -> float:
+        """Of a worker with a heartbeat, which a request that is alone may keep from it for as long as it likes."""
+        return self.population.exclusion.alone_until(process.worker.id) if process.heartbeat else 0.0
 
 
 def left_of(process: WorkerProcess) -> str:

@@ -79,6 +79,7 @@ class Responder:
         self.blocked = self.exclusion.blocks_all(serving(state), now)
         self.notice_end(now)
         if state.phase == rollout.STOPPING:
+            self.population.let_help(False)
             self.dismiss(config, stop_deadline, final=True)
         elif self.blocked or nobody_serves(state):
             self.nobody_since = self.nobody_since or now
@@ -101,7 +102,7 @@ class Responder:
             if self.process is None and now >= self.start_at:
                 self.start(config, now)
         self.say(state.retry_at)
-        self.population.let_help(self.on and self.blocked)
+        self.population.let_help(self.on and self.blocked and self.process is not None and not self.process.leaving)
 
     def hush(self) -> None:
         """A worker serves, or is about to: accept nothing more."""

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pyserve import linux
-from pyserve.controlclient import Answer
+from pyserve.controlclient import Answer, UnavailableError
 
 REFUSED = 75  # EX_TEMPFAIL: try again later
+INSIDE = "PYSERVECTL_EXCLUSIVE"  # set for the command, and for all that it runs
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
@@ -27,8 +28,13 @@ def run(
     for said in ask("exclusive", patient=True, name=" ".join(command), **terms):
         if said["event"] == "granted":
             code = execute(command, warn)
-            if not all(end["ok"] for end in ask("release", ticket=said["ticket"]) if end["event"] == "end"):
-                warn("other requests have entered before the command had ended")
+            try:
+                released = all(end["ok"] for end in ask("release", ticket=said["ticket"]) if end["event"] == "end")
+            except UnavailableError:
+                warn("the server has gone before the command had ended")
+            else:
+                if not released:
+                    warn("other requests have entered before the command had ended")
             return code
         if said["event"] == "end":
             warn(f"not run: {said['text']}")
@@ -44,7 +50,7 @@ def execute(command: tuple[str, ...], warn: Callable[[str], None]) -> int:
             os._exit(REFUSED)
 
     try:
-        child = subprocess.Popen(command, preexec_fn=follow_parent)
+        child = subprocess.Popen(command, preexec_fn=follow_parent, env={**os.environ, INSIDE: "1"})
     except OSError as error:
         warn(f"{command[0]}: {(error.strerror or str(error)).lower()}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 COUNTED = ("active", "connections", "requests", "bytes_in", "bytes_out", "cut", "rss")
 
 
-def of_worker(worker: Worker, pid: int, leaving: str, slot: Slot, now: int) -> dict[str, Any]:
-    """One worker. ``now`` is CLOCK_MONOTONIC ns; ``request`` is None unless exactly one is in the app."""
-    began = slot.get("request_start")
+def of_worker(worker: Worker, pid: int, leaving: str, slot: Slot, now: int, detained: int = 0) -> dict[str, Any]:
+    """One worker. ``now`` is CLOCK_MONOTONIC ns, and so is ``detained``: since when its request is alone, or waits to
+    be, if it does nothing else meanwhile. ``request`` is None unless exactly one is in the app."""
+    began = slot.get("request_start") or detained
     return {
         "worker": worker.number,
         "generation": worker.generation,

@@ -17,6 +17,7 @@ def headlines(status: dict[str, Any]) -> list[str]:
     lines = [
         f"pyserve {status['pyserve']} [{status['name']}], pid {status['pid']}, up {duration(status['uptime'])}",
         f"{'degraded, ' if status['degraded'] else ''}{status['phase']}, {workers_of(status)}",
+        *([status["gate"]["text"]] if status["gate"]["gate"] != "open" else []),
         *(generation(each) for each in status["generations"]),
         *(f"listening on {url}" for url in status["listeners"]),
     ]

@@ -120,7 +120,7 @@ class Upgrade:
         self.become(PROVING)
         opened: list[int] = []
         try:
-            record = self.master.carried()
+            record = {**self.master.carried(), "control": []}  # their connections are not held open by the child
             opened.append(carried.pack(record))
             opened.append(os.memfd_create("pyserve-proof", os.MFD_CLOEXEC))
             state, output = opened

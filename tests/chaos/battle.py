@@ -250,9 +250,13 @@ class Battle:
         """One deploy after another, each with a process that is killed or stopped at a point on the way."""
         with self.crowd("a"), self.sampling():
             for name, action in steps:
+                before = len(self.server.log)
                 self.do(f"{'upgrade' if name.startswith('upgrade') else 'deploy'} with failpoint", f"{name} {action}")
                 wait_for(lambda step=f"{name} {action}": step in self.watch.reached, f"{name} {action}")  # type: ignore[misc]
                 wait_for(self.is_whole, "the end of the reload")
+                if name.startswith("upgrade"):
+                    fate = "upgraded: pyserve" if action == "stop" else "upgrade failed, nothing was changed"
+                    wait_for(lambda said=fate, since=before: said in self.server.log[since:], fate)  # type: ignore[misc]
             self.settle()
         self.look_for_leaks()
         return self.end("term")

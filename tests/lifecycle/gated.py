@@ -1,6 +1,7 @@
 """An app whose requests run until a file is there, and keep a journal; and what the journal has to show.
 
 GET /NAME?until=FILE                        runs until FILE exists in the app's folder; without, answers at once
+GET /NAME?sleep=SECONDS, ?compute=SECONDS   does that in one piece
 PUT /NAME?alone=1&until=FILE&on_busy=wait…  the same, but alone; further parameters are pyserve.exclusive's
 """
 
@@ -36,6 +37,10 @@ def run(environ, start_response, query, kind):
         note(mark, kind, name, time.monotonic())
     beat()
     try:
+        time.sleep(float(query.get("sleep", 0)))
+        computed = time.monotonic() + float(query.get("compute", 0))
+        while time.monotonic() < computed:
+            pass
         if query.get("call"):
             import urllib.error, urllib.request
             try:

@@ -310,8 +310,8 @@ def test_scale(project: Project) -> None:
         for words, target in ((["+1"], 3), (["-2"], 1), (["4"], 4)):
             assert f"→ {target}" in ctl(project, "scale", *words)
             wait_for_workers(server, target)
-        assert "there can be no fewer" in ctl(project, "scale", "-4", code=1)
-        assert "is to be a number" in ctl(project, "scale", "many", code=1)
+        assert "there are 1 to 512, and not" in ctl(project, "scale", "-4", code=1)
+        assert "is to be a number" in ctl(project, "scale", "many", code=2)
         ctl(project, "scale", code=2)
 
 

@@ -121,6 +121,15 @@ def test_who_was_held_for_long_enough_is_refused(gated: Gated) -> None:
 
 
 @every_class
+def test_a_check_of_new_code_may_be_one_that_runs_alone(gated: Gated) -> None:
+    with serve("app:wsgi", "--workers", "2", "--reload-check", "/check?alone=1", cwd=gated.folder) as server:
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload done: generation 2 serves")
+        assert gated.entered("check")
+        gated.assert_open(server)
+
+
+@every_class
 def test_a_check_of_new_code_that_has_begun_ends_first(gated: Gated) -> None:
     with serve("app:wsgi", "--workers", "2", "--reload-check", "/check?until=a", cwd=gated.folder) as server:
         server.signal(signal.SIGHUP)
@@ -318,7 +327,7 @@ def test_reload_and_scale_down_wait_until_it_is_over(gated: Gated, holding: bool
         server.signal(signal.SIGTTOU)
         server.wait_for_log("workers: 2 → 1")
         server.signal(signal.SIGHUP)
-        server.wait_for_log("reload: a request runs alone; it begins when it has ended")
+        server.wait_for_log(r"reload: app\.wsgi.* runs alone; it begins when it has ended")
         assert set(server.workers()) == workers
         gated.let_go("a")
         server.wait_for(lambda: gated.entered("sync"))
@@ -378,6 +387,23 @@ def test_the_request_timeout_does_not_count_and_its_own_does(gated: Gated) -> No
         assert sync.result().status_code == 200
         assert server.request("PUT", "/late?alone=1&timeout=1&until=never").status_code == 504
         server.wait_for_log("has run alone for longer than its timeout")
+        gated.assert_open(server)
+
+
+@every_class
+def test_one_that_cannot_be_interrupted_does_not_keep_the_gate_closed(gated: Gated) -> None:
+    """In a thread, one long sleep is not; its worker is then replaced."""
+    with serve("app:wsgi", "--workers", "2", cwd=gated.folder) as server:
+        assert server.request("PUT", "/late?alone=1&timeout=0.5&sleep=600").status_code == 504
+        server.wait_for(lambda: server.get("/").status_code == 200)
+
+
+@every_class
+def test_one_that_computes_has_its_own_timeout_and_not_the_servers(gated: Gated) -> None:
+    """Under gevent it keeps its worker from showing that it lives."""
+    with serve("app:wsgi", "--workers", "2", "--timeout", "1", cwd=gated.folder) as server:
+        assert server.request("PUT", "/sync?alone=1&compute=6").status_code == 200
+        assert server.request("PUT", "/late?alone=1&timeout=1&compute=600").status_code == 504
         gated.assert_open(server)
 
 

@@ -368,7 +368,7 @@ def leaking(environ, start_response):
         leaked.append(bytearray(b"x") * (110 << 20))
     return wsgi(environ, start_response)
 """)
-    with serve("app:leaking", "--workers", "1", *KEPT, *limit, cwd=project.folder) as server:
+    with serve("app:leaking", "--workers", "1", *KEPT, *limit, "--header-timeout", "60", cwd=project.folder) as server:
         first = set(server.workers())
         *idle, partial, asking = connect(server, 8)
         partial.send(GET[:20])

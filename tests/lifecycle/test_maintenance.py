@@ -50,7 +50,8 @@ def test_maintenance_answers_503_with_the_operators_page_but_for_health_checks(g
     page.write_text("<h1>Zurück um acht</h1>", encoding="utf-8")
     with serve(cwd=gated.folder) as server:
         on = ctl(gated, "maintenance", "on", "--retry-after", "90", "--page", str(page), "--allow", "/healthz")
-        assert on == "maintenance is on; no other request is in the app\n"
+        assert on == "maintenance is on; no other request is in the app, but those for /healthz\n"
+        assert "maintenance is on; no other request is in the app, but those for /healthz\n" in ctl(gated, "status")
         refused = server.get("/shop")
         assert refused.status_code == 503
         assert refused.headers["Retry-After"] == "90"
@@ -78,9 +79,12 @@ def test_maintenance_with_hold_lets_clients_wait(gated: Gated) -> None:
 
 
 @every_class
-def test_maintenance_waits_for_an_exclusive_request_and_survives_a_reload_and_an_upgrade(gated: Gated) -> None:
+@pytest.mark.parametrize("check", ["/check?full=1", "https://shop.example/check"])
+def test_maintenance_waits_for_an_exclusive_request_and_survives_a_reload_and_an_upgrade(
+    gated: Gated, check: str
+) -> None:
     """A reload's check reaches the new code all the same."""
-    with serve("--reload-check", "/check?full=1", cwd=gated.folder) as server:
+    with serve("--reload-check", check, cwd=gated.folder) as server:
         sync = gated.ask(server, "/sync?alone=1&until=a")
         server.wait_for(lambda: gated.entered("sync"))
         on = start(gated, "maintenance", "on", "--allow", "/healthz")
@@ -163,10 +167,42 @@ def test_a_killed_pyservectl_opens_the_gate_and_ends_its_command(gated: Gated) -
         wait_for(lambda: not os.path.exists(f"/proc/{pid.read_text()}"), "the end of the command")
 
 
+def test_a_command_that_outlives_the_server_keeps_its_exit_code(gated: Gated) -> None:
+    with serve(cwd=gated.folder) as server:
+        run = start(gated, "exclusive", "--", "sh", "-c", "until test -e a; do sleep 0.05; done; exit 5")
+        server.wait_for_log("runs alone")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        gated.let_go("a")
+        text, _ = run.communicate(timeout=GENEROUS)
+        assert (run.returncode, text) == (5, "pyservectl: the server has gone before the command had ended\n")
+
+
+@pytest.mark.parametrize("words", [("reload", "--wait"), ("maintenance", "on"), ("exclusive", "true")])
+def test_a_command_does_not_wait_for_its_own_end(gated: Gated, words: tuple[str, ...]) -> None:
+    with serve(cwd=gated.folder) as server:
+        text = ctl(gated, "exclusive", "--", *CTL, *words, code=2)
+        assert "would wait for the command that runs alone" in text
+        gated.assert_open(server)
+
+
+def test_under_maintenance_exclusive_says_what_is_still_in_the_app(gated: Gated) -> None:
+    with serve("-k", "threads", cwd=gated.folder) as server:
+        slow = gated.send(server, "GET", "/slow?until=a")
+        server.wait_for(lambda: gated.entered("slow"))
+        on = start(gated, "maintenance", "on")
+        server.wait_for_log("maintenance is on")
+        assert "1 request is in the app still" in ctl(gated, "exclusive", "--", "true", code=REFUSED)
+        gated.let_go("a")
+        assert slow.result().status_code == 200
+        assert on.communicate(timeout=GENEROUS)[0] == "maintenance is on; no other request is in the app\n"
+        assert "can simply be started" in ctl(gated, "exclusive", "--", "true", code=REFUSED)
+
+
 def test_what_cannot_be_is_said_in_one_line(gated: Gated) -> None:
     with serve(cwd=gated.folder) as server:
-        assert "each of which begins with /" in ctl(gated, "maintenance", "on", "--allow", "healthz", code=1)
+        assert "begins with /" in ctl(gated, "maintenance", "on", "--allow", "healthz", code=2)
         big = gated.folder / "big.html"
-        big.write_text("x" * 40_000)
-        assert "32 KiB" in ctl(gated, "maintenance", "on", "--page", str(big), code=2)
+        big.write_text("x" * 49_200)
+        assert "48 KiB as JSON" in ctl(gated, "maintenance", "on", "--page", str(big), code=2)
         gated.assert_open(server)

@@ -170,6 +170,7 @@ def test_flask_and_django_answer_in_their_own_way(monkeypatch: pytest.MonkeyPatc
         ({"on_busy": "queue"}, "on_busy is 'reject' or 'wait', not 'queue'"),
         ({"on_stuck": "wait"}, "on_stuck is 'refuse' or 'kill'"),
         ({"drain_timeout": -1}, "drain_timeout is a number of seconds, not -1"),
+        ({"hold": "5s"}, "hold is a number of seconds, not '5s'"),
         ({"hold": float("inf")}, "hold is a number of seconds, not inf"),
     ],
 )
@@ -183,5 +184,7 @@ def test_what_cannot_be_decorated() -> None:
 
     with pytest.raises(TypeError, match="coroutine function"):
         pyserve.exclusive(view)
-    with pytest.raises(TypeError, match="takes a view or a WSGI callable, not int"):
+    with pytest.raises(TypeError, match="takes a view or a WSGI callable, not 3"):
         pyserve.exclusive(3)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="not <class 'type'>"):
+        pyserve.exclusive(type)

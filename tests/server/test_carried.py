@@ -85,7 +85,7 @@ def test_what_is_no_state(content: bytes) -> None:
 def test_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fd = carried.pack({})
     monkeypatch.setattr(carried, "FORMAT", carried.FORMAT + 1)
-    with pytest.raises(carried.FormatError, match="has format 1, this version reads format 2"):
+    with pytest.raises(carried.FormatError, match="has format 2, this version reads format 3"):
         carried.unpack(fd)
     os.close(fd)
 

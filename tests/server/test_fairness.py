@@ -16,25 +16,36 @@ NOW = 100.0
 
 
 def test_whoever_is_in_a_long_request_gives_away_what_waits_for_it() -> None:
-    loads = [Load(1, NOW - 2 * LONG, 5), Load(2, 0.0, 5), Load(3, NOW - LONG / 2, 5), Load(4, NOW - 10, 2)]
+    loads = [
+        Load(1, NOW - 2 * LONG, True, 5),
+        Load(2, 0.0, True, 5),
+        Load(3, NOW - LONG / 2, True, 5),
+        Load(4, NOW - 10, True, 2),
+    ]
     assert to_relieve(loads, NOW, helped=False) == ([1, 4], True)
 
 
 def test_not_when_everybody_is() -> None:
-    assert to_relieve([Load(1, NOW - 1, 5), Load(2, NOW - 1, 5)], NOW, helped=False) == ([], True)
+    assert to_relieve([Load(1, NOW - 1, True, 5), Load(2, NOW - 1, True, 5)], NOW, helped=False) == ([], True)
 
 
 def test_unless_the_responder_takes_it() -> None:
-    assert to_relieve([Load(1, NOW - 1, 5), Load(2, NOW - 1, 0)], NOW, helped=True) == ([1], True)
+    assert to_relieve([Load(1, NOW - 1, True, 5), Load(2, NOW - 1, True, 0)], NOW, helped=True) == ([1], True)
+
+
+def test_one_that_leaves_gives_away_too_but_takes_nothing() -> None:
+    leaving, free = Load(1, NOW - 1, False, 5), Load(2, 0.0, True, 5)
+    assert to_relieve([leaving, free], NOW, helped=False) == ([1], True)
+    assert to_relieve([leaving, Load(2, NOW - 1, True, 0)], NOW, helped=False) == ([], True)
 
 
 def test_not_when_nobody_waits() -> None:
     """It runs the first request of the only client it has."""
-    assert to_relieve([Load(1, NOW - 1, 0), Load(2, 0.0, 9)], NOW, helped=False) == ([], True)
+    assert to_relieve([Load(1, NOW - 1, True, 0), Load(2, 0.0, True, 9)], NOW, helped=False) == ([], True)
 
 
 def test_short_requests_are_nothing_to_look_at() -> None:
-    assert to_relieve([Load(1, NOW - LONG / 2, 5), Load(2, 0.0, 5)], NOW, helped=False) == ([], False)
+    assert to_relieve([Load(1, NOW - LONG / 2, True, 5), Load(2, 0.0, True, 5)], NOW, helped=False) == ([], False)
     assert to_relieve([], NOW, helped=False) == ([], False)
 
 

@@ -123,6 +123,8 @@ def test_who_waits_for_too_long_is_refused() -> None:
 
 def test_an_owner_that_has_it_for_too_long_is_interrupted_once() -> None:
     state, _ = run(Ask(FIRST._replace(timeout=5.0), 1.0))
+    assert run(Tick(6.5), state=state)[1] == [], "its worker runs others, too, and sees to it"
+    state, _ = run(Ask(FIRST._replace(timeout=5.0, blocks=True), 1.0))
     assert next_event(state) == 6.0
     state, actions = run(Tick(6.5), state=state)
     assert isinstance(actions[0], Interrupt)

@@ -39,6 +39,7 @@ def test_everybody_takes_until_a_new_generation_serves() -> None:
     assert takers(rolling) == {1, 2}, "the new one boots"
     rolling = rolling._replace(workers=(*old, Worker(3, 0, 2, rollout.SERVING)))
     assert takers(rolling) == {3}
+    assert takers(rolling._replace(gated=True)) == {1, 2, 3}, "it does not go on"
     back = rolling._replace(phase=rollout.STABLE, next=0)
     assert takers(back) == {1, 2}
 

@@ -16,6 +16,7 @@ from pyserve.rollout import (
     STARTING,
     STOPPING,
     Aborted,
+    Check,
     Coalesced,
     Committed,
     Degraded,
@@ -244,6 +245,15 @@ def test_a_roll_goes_on_when_no_request_is_alone_any_more() -> None:
     assert world.tell(Gate(closed=False))[0] == Drain(1, "reload")
     world.settle()
     world.assert_whole()
+
+
+def test_a_canary_that_was_booting_is_not_checked_before_the_request_has_ended() -> None:
+    world = serving(2)
+    world.tell(Reload(plan(2)._replace(check=True)))
+    world.tell(Loaded(2))
+    world.tell(Gate(closed=True))
+    assert world.ready(3) == []
+    assert world.tell(Gate(closed=False)) == [Check(3)]
 
 
 def test_the_canary_waits_too_because_it_may_be_asked_for_an_answer() -> None:

@@ -24,6 +24,7 @@ from pyserve.rollout import (
     STABLE,
     STARTING,
     STOPPING,
+    WAITING,
     Aborted,
     Action,
     Check,
@@ -123,8 +124,17 @@ class World:
             self.workers[event.id] = self.workers[event.id]._replace(state=DRAINING)
         elif isinstance(event, Worn) and event.id in self.serving() and not self.workers[event.id].worn:
             self.workers[event.id] = self.workers[event.id]._replace(worn=event.cause)
+        elif isinstance(event, WorkerReady) and self.state.gated and self.is_to_be_checked(event.id):
+            self.workers[event.id] = self.workers[event.id]._replace(state=WAITING)
         elif isinstance(event, WorkerGone):
             self.workers.pop(event.id, None)
+
+    def is_to_be_checked(self, worker_id: int) -> bool:
+        worker, state = self.workers.get(worker_id), self.state
+        if worker is None or worker.state != BOOTING or state.phase != CANARY:
+            return False
+        plans = {generation.number: generation.plan for generation in state.generations}
+        return worker.generation == state.next > state.good and plans[state.next].check
 
     # What the rollout asks for, and what must be true when it does.
 
@@ -153,7 +163,8 @@ class World:
     def Check(self, action: Check) -> None:  # noqa: N802
         worker = self.workers[action.id]
         assert self.before.phase == CANARY
-        assert self.event == WorkerReady(action.id)
+        assert not self.state.gated
+        assert self.event == WorkerReady(action.id) or (self.event == Gate(False) and worker.state == WAITING)
         assert worker.generation == self.state.next > self.committed
         self.checked.add(action.id)
         self.workers[action.id] = worker._replace(state=CHECKING)

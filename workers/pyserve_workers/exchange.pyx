@@ -129,7 +129,7 @@ cdef int fail(Context context, Response response, dict environ, object error) ex
         return 0
     what = "cut in the middle of its response" if late else f"answered with {status}"
     if status == 504:
-        context.log.error(f"{name_of(environ)}: {what}: it took longer than timeout allows")
+        context.log.error(f"{name_of(environ)}: {what}: it was interrupted")   # why is on a line before
     else:
         context.log.error(f"{name_of(environ)}: {what}\n{described(error)}")
     if late:

@@ -95,7 +95,8 @@ class Gatekeeper:
             if notice is None or self.idle_said == notice["epoch"]:
                 return
             alone = sum(ticket.waits or ticket.number == notice["owner"] for ticket in self.tickets.values())
-            if self.slot.get("active") <= alone and self.worker.check is None:
+            checked = self.worker.check is not None and not self.tickets  # else it is the check that wants to be alone
+            if self.slot.get("active") <= alone and not checked:
                 self.idle_said = notice["epoch"]
                 self.worker.channel.send("IDLE", epoch=self.idle_said)
 
@@ -191,7 +192,7 @@ class Gatekeeper:
             waits=terms.waits,
             drain_timeout=terms.drain_timeout,
             hold=terms.hold,
-            timeout=terms.timeout if blocks else 0,
+            timeout=terms.timeout,
             kills=terms.kills,
         )
         theirs.close()

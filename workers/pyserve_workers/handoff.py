@@ -70,14 +70,16 @@ class Handoff:
 
     def take(self) -> None:
         """The queue has something: take some of it."""
-        taken, batch = 0, BATCH if self.worker.concurrent else 1
+        worker = self.worker
+        taken, batch = 0, BATCH if worker.concurrent or worker.never_busy else 1
         if self.listening:
             self.worker.shedding.make_room()
         while self.listening and taken < batch and self.has_room() and self.take_one():
             taken += 1
         if not self.listening:
             return
-        if self.has_room() and self.worker.slot.get("connections") <= self.share() + SLACK:
+        fair = worker.never_busy or worker.slot.get("connections") <= self.share() + SLACK
+        if self.has_room() and fair:
             self.ignore()  # and to the end of the kernel's list, as for listeners
             self.listen()
         else:

@@ -46,6 +46,7 @@ class LoopWorker(Worker):
     """A worker whose connections are in ``self.epoll``, with the master's channel and the listeners."""
 
     context: Context
+    never_busy = False  # has it always time for one more connection?
     concurrent = False  # may several requests be in the app at once?
     full = False  # does it accept no more for now, because so many are?
     watches_running = False  # does the loop hear of clients whose requests are in the app?

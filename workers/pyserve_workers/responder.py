@@ -59,6 +59,7 @@ def main() -> None:
 
 class Responder(SyncWorker):
     role = "responder"
+    never_busy = True
 
     def __init__(self, generation: Generation, channel: Channel) -> None:
         super().__init__(generation, channel, number=0, slot=ResponderProcess.SLOT)

@@ -150,18 +150,19 @@ class ThreadsWorker(LoopWorker):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        if self.config.timeout:
-            for thread in self.threads:
-                self.look_at(thread, now)
+        for thread in self.threads:
+            self.look_at(thread, now)
 
     def look_at(self, thread: AppThread, now: float) -> None:
         """Interrupt a request that has been in the app for too long. What cannot be interrupted costs the worker."""
         connection, timeout = thread.connection, self.config.timeout
-        if connection is None or connection.fd in self.gatekeeper.tickets:
+        if connection is None:
             return
-        if not overdue({0: connection}, now - timeout):
-            return
-        if not thread.pressed:
+        if thread.pressed:
+            late = now >= thread.pressed + INTERRUPT_GRACE
+            if late and connection.running and connection not in self.given_up:
+                self.give_up(connection, thread)
+        elif timeout and connection.fd not in self.gatekeeper.tickets and overdue({0: connection}, now - timeout):
             took = now - connection.started
             self.log.error(
                 f"{connection.request_line} has run for {took:.1f} s (timeout is {timeout:g} s); it is interrupted\n"
@@ -169,8 +170,6 @@ class ThreadsWorker(LoopWorker):
             )
             thread.pressed = now
             connection.interrupt(thread.ident)
-        elif now >= thread.pressed + INTERRUPT_GRACE and connection not in self.given_up:
-            self.give_up(connection, thread)
 
     def interrupt_alone(self, fd: int) -> None:
         for thread in self.threads:

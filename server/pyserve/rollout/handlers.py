@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyserve.rollout import events
-from pyserve.rollout.actions import Check, Coalesced, Go, Recovered
+from pyserve.rollout.actions import Coalesced, Go, Recovered
 from pyserve.rollout.failure import abort, back_off, crashed, give_up, stop, zygote_lost
 from pyserve.rollout.reconcile import prepare
 from pyserve.rollout.state import (
@@ -20,6 +20,7 @@ from pyserve.rollout.state import (
     STABLE,
     STARTING,
     STOPPING,
+    WAITING,
     find,
     going_back,
     plan_of,
@@ -95,7 +96,7 @@ def worker_ready(state: State, event: events.WorkerReady) -> tuple[State, list[A
     if worker is None or worker.state != BOOTING:
         return state, []
     if is_canary(state, worker) and not going_back(state) and plan_of(state, worker.generation).check:
-        return with_worker(state, worker._replace(state=CHECKING)), [Check(worker.id)]
+        return with_worker(state, worker._replace(state=WAITING)), []
     return serve(state, worker)
 
 

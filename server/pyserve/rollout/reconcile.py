@@ -5,9 +5,10 @@ Each rule takes the state and answers with what it becomes and what is to be don
 
 from __future__ import annotations
 
-from pyserve.rollout.actions import Committed, Drain, Rolled, Spawn, StartZygote, StopZygote
+from pyserve.rollout.actions import Check, Committed, Drain, Rolled, Spawn, StartZygote, StopZygote
 from pyserve.rollout.state import (
     CANARY,
+    CHECKING,
     DRAINING,
     FAILED,
     LOADING,
@@ -19,6 +20,7 @@ from pyserve.rollout.state import (
     STABLE,
     STARTING,
     STOPPING,
+    WAITING,
     Generation,
     Worker,
     fewest,
@@ -90,6 +92,13 @@ def spawn_canary(state: State) -> tuple[State, list[Action]]:
     if not canary_is_missing(state) or len(living(state)) >= state.plan.target + surge(state.plan):
         return state, []
     return spawn_one(state, state.next)
+
+
+def check_canary(state: State) -> tuple[State, list[Action]]:
+    worker = next((worker for worker in state.workers if worker.state == WAITING), None)
+    if worker is None:
+        return state, []
+    return with_worker(state, worker._replace(state=CHECKING)), [Check(worker.id)]
 
 
 def canary_is_missing(state: State) -> bool:
@@ -200,6 +209,7 @@ RULES = (
     retry_zygotes,
     forget_previous,
     spawn_canary,
+    check_canary,
     spawn,
     retire,
     replace_worn,

@@ -29,7 +29,8 @@ TRANSITIONS = {
 
 # Of a worker.
 BOOTING = "booting"
-CHECKING = "checking"  # ready, and has to answer a check request before it may serve
+WAITING = "waiting"  # ready, and will be checked as soon as nobody runs alone
+CHECKING = "checking"  # has to answer a check request before it may serve
 SERVING = "serving"
 DRAINING = "draining"
 
