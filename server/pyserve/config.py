@@ -25,6 +25,7 @@ PROJECT_FILE = "pyproject.toml"
 PROJECT_TABLE = ("tool", "pyserve")
 PREFIX = "PYSERVE_"
 GUNICORN_VARIABLE = "GUNICORN_CMD_ARGS"
+GUNICORN_FILE = "gunicorn.conf.py"  # which it reads without being told to
 DEFAULT = "default"
 
 # A value with the origin that messages and --print-config name.
@@ -203,6 +204,8 @@ def resolve(sources: Sources) -> Config:
             given[setting.name] = from_platform(setting, sources.environ) or Given(setting.default, DEFAULT)
     complete(given, sources.cwd)
     contradictions.check(given)
+    if os.path.exists(os.path.join(sources.cwd, GUNICORN_FILE)) and not sources.file:
+        warnings.append(f"{GUNICORN_FILE} is there but pyserve does not read it; its settings go into {FILE}")
     warnings += contradictions.warnings(given)
     values = {name: entry.value for name, entry in given.items()}
     return Config(values, {name: given[name].origin for name in BY_NAME}, sources, warnings)

@@ -403,6 +403,7 @@ def test_one_that_computes_has_its_own_timeout_and_not_the_servers(gated: Gated)
     """Under gevent it keeps its worker from showing that it lives."""
     with serve("app:wsgi", "--workers", "2", "--timeout", "1", cwd=gated.folder) as server:
         assert server.request("PUT", "/sync?alone=1&compute=6").status_code == 200
+        gated.assert_open(server)
         assert server.request("PUT", "/late?alone=1&timeout=1&compute=600").status_code == 504
         gated.assert_open(server)
 

@@ -213,6 +213,13 @@ def test_unknown_variables_are_warned_of(cwd: str) -> None:
     ]
 
 
+def test_a_file_of_gunicorns_is_warned_of(cwd: str) -> None:
+    Path(cwd, "gunicorn.conf.py").touch()
+    assert load(CLI, {}, cwd).warnings == [
+        "gunicorn.conf.py is there but pyserve does not read it; its settings go into pyserve.toml"
+    ]
+
+
 # --------------------------------------------------------------------------------------------------- command line
 
 
