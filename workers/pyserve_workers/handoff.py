@@ -71,14 +71,15 @@ class Handoff:
     def take(self) -> None:
         """The queue has something: take some of it."""
         worker = self.worker
-        taken, batch = 0, BATCH if worker.concurrent or worker.never_busy else 1
+        quick = worker.never_busy or bool(worker.slot.get("gate"))  # what it takes is answered at once, with 503
+        taken, batch = 0, BATCH if worker.concurrent or quick else 1
         if self.listening:
             self.worker.shedding.make_room()
         while self.listening and taken < batch and self.has_room() and self.take_one():
             taken += 1
         if not self.listening:
             return
-        fair = worker.never_busy or worker.slot.get("connections") <= self.share() + SLACK
+        fair = quick or worker.slot.get("connections") <= self.share() + SLACK
         if self.has_room() and fair:
             self.ignore()  # and to the end of the kernel's list, as for listeners
             self.listen()
