@@ -385,6 +385,7 @@ def test_the_request_timeout_does_not_count_and_its_own_does(gated: Gated) -> No
         server.wait_for(lambda: bool(gated.runs_of("sync")) and lasted(gated) > 2.5)
         gated.let_go("a")
         assert sync.result().status_code == 200
+        gated.assert_open(server)
         assert server.request("PUT", "/late?alone=1&timeout=1&until=never").status_code == 504
         server.wait_for_log("has run alone for longer than its timeout")
         gated.assert_open(server)

@@ -49,7 +49,7 @@ class Worker:
         self.limit = limit
         self.state = "serving"
         self.may_take = self.concurrent = True
-        self.orphaned = self.final = self.lingers = False
+        self.orphaned = self.final = self.lingers = self.never_busy = False
         self.sweep_in = 1.0
         self.shedding = Shedding(self)  # type: ignore[arg-type]
         self.handoff = Handoff(self)  # type: ignore[arg-type]
@@ -148,6 +148,22 @@ def test_a_few_at_a_time_and_whoever_has_more_than_its_share_stands_aside(team: 
     assert not other.hears(queue.fds[1])
     new.handoff.sweep(time.monotonic() + handoff.ASIDE)
     assert new.hears(queue.fds[1])
+
+
+@pytest.mark.parametrize("why", ["the responder", "the gate is closed"])
+def test_who_says_no_to_everybody_takes_all_of_them(team: Team, queue: HandoffQueue, why: str) -> None:
+    """Though it runs one request at a time, and has more connections than others."""
+    old, new, _ = team
+    new.concurrent = False
+    new.never_busy = why == "the responder"
+    new.slot.set("gate", why == "the gate is closed")
+    old.serve(3 * BATCH)
+    new.handoff.listen()
+    leave(old)
+    for _ in range(3):
+        assert new.hears(queue.fds[1])
+        new.handoff.take()
+    assert len(new.connections) == 3 * BATCH
 
 
 def test_who_may_not_take_leaves_the_queue_alone(team: Team, queue: HandoffQueue) -> None:
