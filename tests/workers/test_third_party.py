@@ -21,6 +21,7 @@ import threading, time
 
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/slow":
+        print("slow has begun", file=environ["wsgi.errors"])
         while True:
             time.sleep(0.01)
     if environ["PATH_INFO"] == "/meet":
@@ -63,7 +64,7 @@ def test_it_serves_reloads_times_out_and_drains(site: Path, tmp_path: Path) -> N
         server.wait_for_log("reload done")
         assert server.get("/").status_code == 200
         slow = pool.submit(server.get, "/slow")
-        server.wait_for(lambda: server.get("/").status_code == 200)
+        server.wait_for(lambda: server.log.count("slow has begun") == 2)
         server.signal(signal.SIGTERM)
         assert slow.result(GENEROUS).status_code == 504
         assert server.wait() == 0
