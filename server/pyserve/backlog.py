@@ -17,9 +17,8 @@ UNACKED = 24  # bytes before tcpi_unacked in struct tcp_info (linux/tcp.h)
 SOCK_DIAG = 4  # the protocol of the netlink socket (linux/netlink.h)
 BY_FAMILY, REQUEST = 20, 1  # SOCK_DIAG_BY_FAMILY (linux/sock_diag.h), NLM_F_REQUEST
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-QUESTION = struct.Struct(
-    "=BBHIIIQ"
-)  # unix_diag_req (linux/unix_diag.h): family, protocol, –, states, inode, show, cookie
+# unix_diag_req (linux/unix_diag.h): family, protocol, –, states, inode, what to show, cookie
+QUESTION = struct.Struct("=BBHIIIQ")
 FOUND = 16  # bytes of unix_diag_msg, before the attributes
 ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 SHOW_QUEUE, QUEUE = 0x10, 4  # UDIAG_SHOW_RQLEN, UNIX_DIAG_RQLEN: the waiting ones, then how many may wait

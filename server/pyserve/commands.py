@@ -59,10 +59,11 @@ def whole_status(master: Master) -> dict[str, Any]:
     state, population = master.state, master.population
     now = time.monotonic_ns()
     exclusion = population.exclusion
+    detained = exclusion.detained
     workers = []
     for worker_id, process in population.workers.items():
         process.slot.set("rss", resident(process.pid))
-        since = int(exclusion.detained.get(worker_id, 0) * 1e9)
+        since = int(detained.get(worker_id, 0) * 1e9)
         workers.append(status.of_worker(process.worker, process.pid, process.leaving, process.slot, now, since))
     workers.sort(key=lambda worker: (worker["worker"], worker["generation"]))
     zygotes = {z.generation: (z.pid, resident(z.pid)) for z in population.zygotes if not z.stopping}

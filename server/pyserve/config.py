@@ -204,7 +204,8 @@ def resolve(sources: Sources) -> Config:
             given[setting.name] = from_platform(setting, sources.environ) or Given(setting.default, DEFAULT)
     complete(given, sources.cwd)
     contradictions.check(given)
-    if os.path.exists(os.path.join(sources.cwd, GUNICORN_FILE)) and not sources.file:
+    here = [name for name in (GUNICORN_FILE, FILE) if os.path.exists(os.path.join(sources.cwd, name))]
+    if here == [GUNICORN_FILE] and not sources.file:
         warnings.append(f"{GUNICORN_FILE} is there but pyserve does not read it; its settings go into {FILE}")
     warnings += contradictions.warnings(given)
     values = {name: entry.value for name, entry in given.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,11 +33,24 @@ class Server:
         self.as_json = as_json
 
     def ask(self, command: str, *, patient: bool = False, **arguments: Any) -> Answer:
-        if self.path:
-            path, sock = self.path, connect(self.path)
-        else:
-            path, sock = find(dict(os.environ), config.working_directory(os.environ))
+        path, sock = self.connect()
         return ask(sock, path, command, patient=patient, **arguments)
+
+    def connect(self) -> tuple[str, socket.socket]:
+        if self.path:
+            return self.path, connect(self.path)
+        return find(dict(os.environ), config.working_directory(os.environ))
+
+    def refuse_inside(self, what: str) -> None:
+        """What waits until nothing runs alone would wait for ever in a command that does."""
+        if runalone.INSIDE not in os.environ:
+            return
+        path, sock = self.connect()
+        sock.close()
+        if os.path.realpath(path) == os.environ[runalone.INSIDE]:
+            raise click.UsageError(
+                f"{what} would wait for the command that runs alone, of which it is a part; do it afterwards"
+            )
 
     def run(self, show: Callable[[dict[str, Any]], None], command: str, **arguments: Any) -> None:
         """Ask, show every line, and exit with 1 if the last is not ok."""
@@ -54,14 +68,6 @@ class Server:
             print_line(safe(end["text"]), err=not end["ok"])
         if not end["ok"]:
             sys.exit(end.get("exit_code") or FAILED)
-
-
-def refuse_inside(what: str) -> None:
-    """What waits until nothing runs alone would wait for ever in a command that does."""
-    if runalone.INSIDE in os.environ:
-        raise click.UsageError(
-            f"{what} would wait for the command that runs alone, of which it is a part; do it afterwards"
-        )
 
 
 def print_line(text: str, err: bool = False) -> None:
@@ -108,7 +114,7 @@ def safe_table(text: str) -> str:
 def reload(server: Server, wait: bool) -> None:
     """Serve with the code and the configuration as they are now, without losing a request."""
     if wait:
-        refuse_inside("reload --wait")
+        server.refuse_inside("reload --wait")
     server.run(nothing, "reload", wait=wait)
 
 
@@ -121,6 +127,8 @@ def rollback(server: Server, wait: bool) -> None:
     It is there while that generation is still loaded, for keep_previous (300 s) after the reload; during a reload, this
     gives it up.
     """
+    if wait:
+        server.refuse_inside("rollback --wait")
     server.run(nothing, "rollback", wait=wait)
 
 
@@ -169,7 +177,7 @@ def maintenance(server: Server, action: str, retry_after: int, page: Any, hold: 
     if any(not path.startswith("/") for path in allow):
         raise click.BadParameter("each is a path and begins with /", param_hint="--allow")
     if action == "on":
-        refuse_inside("maintenance on")
+        server.refuse_inside("maintenance on")
     if page is not None:
         try:
             text = page.read(PAGE_LIMIT + 1).decode()
@@ -202,7 +210,7 @@ def exclusive(
     server: Server, wait: bool, drain_timeout: float, hold: float, retry_after: int, command: tuple[str, ...]
 ) -> None:
     """Run COMMAND while no request is in the app, and exit with its exit code."""
-    refuse_inside("exclusive")
+    server.refuse_inside("exclusive")
     terms = {"wait": wait, "drain_timeout": drain_timeout, "hold": hold, "retry_after": retry_after}
     sys.exit(runalone.run(server.ask, command, terms, lambda text: print_line(f"pyservectl: {safe(text)}", err=True)))
 

@@ -12,7 +12,7 @@ from pyserve import linux
 from pyserve.controlclient import Answer, UnavailableError
 
 REFUSED = 75  # EX_TEMPFAIL: try again later
-INSIDE = "PYSERVECTL_EXCLUSIVE"  # set for the command, and for all that it runs
+INSIDE = "PYSERVECTL_EXCLUSIVE"  # the server's socket, for the command and for all that it runs
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
@@ -25,9 +25,10 @@ def run(
     When this process dies the server sees its connection end, and lets requests enter again; so the command is then
     told to end, with a TERM.
     """
-    for said in ask("exclusive", patient=True, name=" ".join(command), **terms):
+    answer = ask("exclusive", patient=True, name=" ".join(command), **terms)
+    for said in answer:
         if said["event"] == "granted":
-            code = execute(command, warn)
+            code = execute(command, {**os.environ, INSIDE: os.path.realpath(answer.path)}, warn)
             try:
                 released = all(end["ok"] for end in ask("release", ticket=said["ticket"]) if end["event"] == "end")
             except UnavailableError:
@@ -41,7 +42,7 @@ def run(
     return REFUSED
 
 
-def execute(command: tuple[str, ...], warn: Callable[[str], None]) -> int:
+def execute(command: tuple[str, ...], environ: dict[str, str], warn: Callable[[str], None]) -> int:
     parent = os.getpid()
 
     def follow_parent() -> None:
@@ -50,7 +51,7 @@ def execute(command: tuple[str, ...], warn: Callable[[str], None]) -> int:
             os._exit(REFUSED)
 
     try:
-        child = subprocess.Popen(command, preexec_fn=follow_parent, env={**os.environ, INSIDE: "1"})
+        child = subprocess.Popen(command, preexec_fn=follow_parent, env=environ)
     except OSError as error:
         warn(f"{command[0]}: {(error.strerror or str(error)).lower()}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE

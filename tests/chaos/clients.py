@@ -235,13 +235,13 @@ def body(ident: str, data: bytes = b"") -> bytes:
 
 
 def simple(client: Client) -> None:
-    client.connected().send(client.head("GET", f"/work/{client.ident}"))
+    client.connected().send(client.head("GET", f"/busy/{client.ident}"))
     client.receive(client.ident, body(client.ident))
 
 
 def halves(client: Client) -> None:
     """The head in two parts, with a pause between."""
-    data = client.head("GET", f"/work/{client.ident}")
+    data = client.head("GET", f"/busy/{client.ident}")
     wire = client.connected()
     wire.send(data[: len(data) // 2])
     client.crowd.stopped.wait(0.3)

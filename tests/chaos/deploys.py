@@ -46,7 +46,7 @@ def wsgi(environ, start_response):
         start_response("200 OK", headers)
         return parts(ident)
     data = environ["wsgi.input"].read()
-    if kind == "work":
+    if kind == "busy":
         time.sleep(0.02)
     body = f"{{ident}} {{len(data)}} {{hashlib.sha256(data).hexdigest()}}".encode()
     start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])

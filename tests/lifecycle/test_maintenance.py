@@ -178,7 +178,9 @@ def test_a_command_that_outlives_the_server_keeps_its_exit_code(gated: Gated) ->
         assert (run.returncode, text) == (5, "pyservectl: the server has gone before the command had ended\n")
 
 
-@pytest.mark.parametrize("words", [("reload", "--wait"), ("maintenance", "on"), ("exclusive", "true")])
+@pytest.mark.parametrize(
+    "words", [("reload", "--wait"), ("rollback", "--wait"), ("maintenance", "on"), ("exclusive", "true")]
+)
 def test_a_command_does_not_wait_for_its_own_end(gated: Gated, words: tuple[str, ...]) -> None:
     with serve(cwd=gated.folder) as server:
         text = ctl(gated, "exclusive", "--", *CTL, *words, code=2)
