@@ -80,7 +80,8 @@ MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "REOPEN": {},  # fds: error log, access log?
     # master → responder; retry_at: when a worker may be expected again, CLOCK_MONOTONIC seconds
     # retry_after: the least that clients are told, seconds; page: HTML, empty for a page of our own
-    "RESPOND": {"on": bool, "retry_at": NUMBER, "retry_after": int, "page": str},
+    # Requests with this line (method and path) wait ``line_hold`` seconds for a worker.
+    "RESPOND": {"on": bool, "retry_at": NUMBER, "retry_after": int, "page": str, "line": str, "line_hold": NUMBER},
 }
 
 

@@ -9,13 +9,14 @@ worker has gone.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from array import array
 
 from pyserve import rollout
 
 BUFFER = 8 << 20  # bytes; the usual buffer would hold a few hundred connections, this one ten thousand
-LABEL = 64  # bytes in front of those that the client has sent: parcel_label
+LABEL = 80  # bytes in front of those that the client has sent: parcel_label
 MOST = 65536  # bytes; more than one message has
 ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: pyserve\r\nRetry-After: 5\r\nConnection: close\r\n"
@@ -87,12 +88,15 @@ class HandoffQueue:
         while True:
             try:
                 message, ancillary, _, _ = self.inlet.recvmsg(
-                    MOST, socket.CMSG_SPACE(array("i").itemsize), socket.MSG_CMSG_CLOEXEC
+                    MOST, socket.CMSG_SPACE(2 * array("i").itemsize), socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return None
             for _, _, data in ancillary:
-                return array("i", data)[0], message
+                fd, *body = array("i", data)
+                for each in body:
+                    os.close(each)
+                return fd, message
 
     def answer_rest(self) -> int:
         """No worker is left: tell the clients in the queue that have asked for something. How many those were."""

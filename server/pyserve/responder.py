@@ -119,6 +119,7 @@ class Responder:
         notice = party.notice if party else Notice(retry_after=1)
         saying: dict[str, Any] = {"on": self.on, "retry_at": retry_at}
         saying |= {"retry_after": notice.retry_after, "page": notice.page}
+        saying |= {"line": notice.line, "line_hold": notice.line_hold}
         if process is not None and not process.leaving and self.said != saying:
             self.said = saying
             process.channel.send("RESPOND", **saying)

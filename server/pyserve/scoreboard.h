@@ -35,7 +35,7 @@ typedef struct {
     uint64_t queue_waits;    /* requests that have waited for one */
     uint64_t queue_time;     /* ns: how long they did, in all */
     uint64_t takers;         /* other workers that may take connections from the hand-off queue; written by the master */
-    uint64_t gate;           /* not 0: nothing may enter the app, in the epoch of this number; written by the master */
+    uint64_t gate;           /* not 0: nothing may enter the app, in the epoch of this number; written by the master, the responder's by itself */
     uint64_t request_line_length;
     char request_line[PYSERVE_REQUEST_LINE];   /* "GET /path" of the current or last request, cut to fit, as received */
 } pyserve_slot;

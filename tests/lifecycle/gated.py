@@ -7,6 +7,7 @@ PUT /NAME?alone=1&until=FILE&on_busy=wait…  the same, but alone; further param
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from support import Server
 from support.processes import GENEROUS
 
 APP = '''
-import os, time
+import hashlib, os, time
 from urllib.parse import parse_qsl
 import pyserve
 
@@ -58,6 +59,7 @@ def run(environ, start_response, query, kind):
             beat()
             yield b"."
             time.sleep(0.005)
+        yield hashlib.sha256(environ["wsgi.input"].read()).hexdigest().encode() + b" "
         yield str(os.getpid()).encode()
     finally:
         beat()
@@ -79,6 +81,14 @@ def configured(environ, start_response):
     kind = "alone" if environ["REQUEST_METHOD"] == "PUT" else "usual"
     return run(environ, start_response, dict(parse_qsl(environ["QUERY_STRING"])), kind)
 '''
+
+
+# Of requests: none to speak of, one that is read with its head, one that is not, and one that is spooled.
+BODIES = (b"x", b"abc" * 1000, b"0123456789" * 3000, bytes(range(256)) * 6000)
+
+
+def digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 class Run(NamedTuple):
@@ -145,8 +155,7 @@ class Gated:
 
     def keep(self, server: Server) -> http.client.HTTPConnection:
         """A kept connection to some worker."""
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=GENEROUS)
-        self.kept.append(connection)
+        connection = self.new(server)
         connection.request("GET", "/")
         assert connection.getresponse().read()
         return connection
@@ -159,6 +168,26 @@ class Gated:
             if int(connection.getresponse().read().split()[-1]) == pid:
                 return connection
             connection.close()
+
+    def new(self, server: Server) -> http.client.HTTPConnection:
+        """A connection that is made by its first request."""
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=GENEROUS)
+        self.kept.append(connection)
+        return connection
+
+    def put_on(
+        self, connection: http.client.HTTPConnection, path: str, body: bytes, chunked: bool = False
+    ) -> Future[tuple[int, str]]:
+        """The status of the response to a PUT, and what the app says of its body (see ``digest``; else empty)."""
+
+        def ask() -> tuple[int, str]:
+            data = iter([body[:100], body[100:]]) if chunked else body
+            connection.request("PUT", path, data, encode_chunked=chunked)
+            response = connection.getresponse()
+            words = response.read().decode().split()
+            return response.status, words[1] if response.status == 200 else ""
+
+        return self.pool.submit(ask)
 
     def send_on(self, connection: http.client.HTTPConnection, method: str, path: str) -> Future[int]:
         """The status of the response, when it is there."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.gated import Gated, eventually, status_on
+from lifecycle.gated import BODIES, Gated, digest, eventually, status_on
 from lifecycle.load import Load
 from support import serve
 
@@ -248,6 +248,54 @@ def test_kept_connections_of_workers_that_wait_for_the_gate_are_refused_at_once_
         gated.let_go("a")
         assert [sync.result().status_code for sync in pair] == [200, 200]
         gated.assert_open(server)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+def test_requests_that_wait_for_the_only_sync_worker_are_held_by_the_responder(gated: Gated, kept: bool) -> None:
+    """With their bodies; then they run alone, one after the other. Others are refused meanwhile."""
+    job = "/job?alone=1&on_busy=wait&drain_timeout=60"
+    with serve("app:wsgi", "-k", "sync", "--workers", "1", cwd=gated.folder) as server:
+        others = [gated.keep(server) for _ in range(3)]
+        connections = [gated.keep(server) if kept else gated.new(server) for _ in BODIES]
+        first = gated.ask(server, f"{job}&until=a")
+        server.wait_for(lambda: gated.entered("job"))
+        waiting = [
+            gated.put_on(connection, job, body, chunked=number % 2 == 1)
+            for number, (connection, body) in enumerate(zip(connections, BODIES, strict=True))
+        ]
+        server.wait_for_log("the responder answers with 503")
+        assert {status_on(connection, "/refused") for connection in others} == {503}
+        assert server.get("/").status_code == 503
+        assert not any(each.done() for each in waiting)
+        gated.let_go("a")
+        assert first.result().status_code == 200
+        assert [each.result() for each in waiting] == [(200, digest(body)) for body in BODIES]
+        gated.assert_open(server)
+        assert len(gated.runs_of("job")) == 1 + len(BODIES)
+        assert {status_on(connection, "/") for connection in connections} == {200}
+
+
+def test_requests_that_wait_at_the_responder_are_refused_in_the_end(gated: Gated) -> None:
+    """When they have waited for long enough, and when the server stops."""
+    with serve("app:wsgi", "-k", "sync", "--workers", "1", cwd=gated.folder) as server:
+        terms = "alone=1&on_busy=wait&drain_timeout=0.6"
+        first = gated.ask(server, f"/job?{terms}&until=a")
+        server.wait_for(lambda: gated.entered("job"))
+        assert server.request("PUT", f"/job?{terms}").status_code == 503
+        gated.let_go("a")
+        assert first.result().status_code == 200
+        gated.assert_open(server)
+        second = gated.ask(server, "/job?alone=1&on_busy=wait&drain_timeout=60&until=b")
+        server.wait_for(lambda: len(gated.runs_of("job")) == 2)
+        waiting = gated.put_on(gated.new(server), "/job?alone=1&on_busy=wait", b"x")
+        server.wait_for(lambda: server.log.count("the responder answers with 503") == 2)
+        assert server.get("/").status_code == 503
+        assert not waiting.done()
+        server.signal(signal.SIGTERM)
+        assert waiting.result()[0] == 503
+        gated.let_go("b")
+        assert second.result().status_code == 200
+    assert len(gated.runs_of("job")) == 2
 
 
 @every_class

@@ -124,7 +124,9 @@ def test_a_stop_hook_that_takes_too_long_is_ended_and_the_others_run(project: Pr
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert "on_shutdown hook app.slow failed: it took longer than its timeout of 0.3 s" in server.log
-        assert "in slow" in server.log  # where it was
+        assert "Stack (most recent call last):\n" in server.log  # where it was
+        assert "in slow" in server.log
+        assert not re.search(r'/pyserve(_workers)?/\w+.py", line', server.log), server.log
         middle = ["cleans up"] if how == "awaits" else []
         assert told(server) == ["before", *middle, "after"]
 

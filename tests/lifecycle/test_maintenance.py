@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.gated import Gated, eventually
+from lifecycle.gated import BODIES, Gated, digest, eventually
 from support import serve
 from support.processes import GENEROUS, wait_for
 
@@ -42,6 +42,11 @@ def ctl(gated: Gated, *arguments: str, code: int = 0) -> str:
     text, _ = process.communicate(timeout=GENEROUS)
     assert process.returncode == code, text
     return text
+
+
+def received(gated: Gated) -> int:
+    """Bytes, by the workers that there are."""
+    return int(json.loads(ctl(gated, "--json", "status").splitlines()[0])["totals"]["bytes_in"])
 
 
 @every_class
@@ -76,6 +81,27 @@ def test_maintenance_with_hold_lets_clients_wait(gated: Gated) -> None:
         held = [gated.send(server, "GET", f"/held-{n}") for n in range(4)]
         ctl(gated, "maintenance", "off")
         assert [each.result().status_code for each in held] == [200] * 4
+
+
+@every_class
+def test_requests_that_are_held_go_on_with_the_new_code_of_a_reload(gated: Gated) -> None:
+    """With their bodies, from workers that leave to those that take their place."""
+    with serve(cwd=gated.folder) as server:
+        connections = [gated.keep(server) for _ in BODIES]
+        ctl(gated, "maintenance", "on", "--hold", "60")
+        old = server.workers()
+        held = [
+            gated.put_on(connection, "/held", body, chunked=number % 2 == 1)
+            for number, (connection, body) in enumerate(zip(connections, BODIES, strict=True))
+        ]
+        server.wait_for(lambda: received(gated) > sum(map(len, BODIES)))
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload done: generation 2 serves")
+        server.wait_for(lambda: server.log.count("has left") == len(old))
+        assert not any(each.done() for each in held)
+        ctl(gated, "maintenance", "off")
+        assert [each.result() for each in held] == [(200, digest(body)) for body in BODIES]
+        gated.assert_open(server)
 
 
 @every_class

@@ -40,7 +40,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False, "share": 0},
     "STACKS": {},
     "REOPEN": {},
-    "RESPOND": {"on": True, "retry_at": 1234.5, "retry_after": 1, "page": ""},
+    "RESPOND": {"on": True, "retry_at": 1.5, "retry_after": 1, "page": "", "line": "PUT /sync", "line_hold": 30.0},
     "EXCLUSIVE": {
         "number": 1,
         "name": "app.sync",

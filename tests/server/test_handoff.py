@@ -25,9 +25,9 @@ def queue() -> Iterator[HandoffQueue]:
     made.close()
 
 
-def put(queue: HandoffQueue, client: socket.socket, data: bytes = b"") -> None:
-    """What a worker does that leaves."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [client.fileno()]))]
+def put(queue: HandoffQueue, client: socket.socket, data: bytes = b"", *body: int) -> None:
+    """What a worker does that leaves; ``body``: the descriptor of a complete request's."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [client.fileno(), *body]))]
     queue.outlet.sendmsg([bytes(LABEL) + data], rights)
 
 
@@ -68,7 +68,9 @@ def test_who_has_asked_for_something_is_answered_in_the_end(queue: HandoffQueue)
     for ours, theirs in pairs:
         ours.setblocking(False)
         theirs.settimeout(20)
-    put(queue, pairs[0][0], b"GET / HT")  # read by the worker that left
+    body = os.memfd_create("body")
+    put(queue, pairs[0][0], b"POST / HTTP/1.1\r\n\r\n", body)  # read by the worker that left
+    os.close(body)
     pairs[1][1].send(b"GET / HTTP/1.1\r\n\r\n")  # not read yet
     put(queue, pairs[1][0])
     put(queue, pairs[2][0])  # idle
@@ -76,7 +78,9 @@ def test_who_has_asked_for_something_is_answered_in_the_end(queue: HandoffQueue)
     put(queue, pairs[3][0])
     for ours, _ in pairs:
         ours.close()
+    descriptors = os.listdir("/proc/self/fd")
     assert queue.answer_rest() == 2
+    assert os.listdir("/proc/self/fd") == descriptors
     answers = [b"".join(iter(lambda: theirs.recv(1000), b"")) for _, theirs in pairs[:3]]  # noqa: B023
     assert answers == [handoff.ANSWER, handoff.ANSWER, b""]
     assert queue.take() is None

@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pyserve_workers.connection import Connection, Context
+from pyserve.scoreboard import Slot
+from pyserve_workers.connection import HELD, Connection, Context
 from pyserve_workers.loop import Listener
 from pyserve_workers.parcel import LostError, can_travel, receive, send, travellers
 from wire.loop import PATIENCE, SETTINGS, MemoryLog
@@ -36,10 +40,25 @@ def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [" ".join(str(environ.get(name)) for name in names).encode(), b" " + body]
 
 
-def worker(**settings: Any) -> Context:
+def worker(slot: Slot | None = None, **settings: Any) -> Context:
     """What the connections of one worker have in common."""
     config = SimpleNamespace(**{**SETTINGS, **settings})
-    return Context(app, config, memoryview(bytearray(1024)), io.StringIO(), MemoryLog(), None)
+    return Context(app, config, slot.memory if slot else memoryview(bytearray(1024)), io.StringIO(), MemoryLog(), None)
+
+
+class ClosedGate:
+    """Of one worker, in place of its gatekeeper."""
+
+    def __init__(self) -> None:
+        self.slot = Slot(memoryview(bytearray(1024)))
+        self.context = worker(self.slot)
+        self.context.gatekeeper = self
+        self.slot.set("gate", 1)
+        self.waited: list[float] = []
+
+    def patience(self, _connection: Connection, _line: str, waited: float) -> float:
+        self.waited.append(waited)
+        return 60.0
 
 
 @pytest.fixture
@@ -78,10 +97,13 @@ def arrive(queue: tuple[int, int], context: Context) -> Connection:
     return connection
 
 
-def answers(client: socket.socket) -> bytes:
+def answers(client: socket.socket, connection: Connection | None = None) -> bytes:
+    """What the client gets, to its end, without the Date; ``connection`` is still at it."""
     data = b""
     while part := client.recv(65536):
         data += part
+        if connection is not None:
+            connection.serve()
     lines = data.split(b"\r\n")
     return b"\r\n".join(line for line in lines if not line.startswith(b"Date:"))
 
@@ -115,6 +137,63 @@ def test_at_any_byte(queue: tuple[int, int]) -> None:
         assert len(found) in (len(expected), len(expected) - 2), at  # the longer names are two bytes more of a length
     in_bodies = len(b"hello") + len(b"3\r\nabc\r\n0\r\n\r\n") + 2
     assert len(REQUESTS) - in_bodies <= travelled < len(REQUESTS)
+
+
+def post(body: bytes, chunked: bool) -> bytes:
+    if not chunked:
+        return b"POST /two HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:10], body[10:]) if part)
+    return b"POST /two HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%b0\r\n\r\n" % chunks
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 100, 20_000, 300_000], ids="{} bytes".format)
+def test_a_complete_request_goes_along_with_its_body(
+    queue: tuple[int, int], pair: tuple[socket.socket, socket.socket], tmp_path: Path, size: int, chunked: bool
+) -> None:
+    """Whether it is in memory or in a file, and with what is behind it."""
+    body = bytes(index * index % 251 for index in range(size))
+    settings: dict[str, Any] = {"body_buffer": 100_000, "spool_dir": str(tmp_path)}
+    connection = begin(worker(**settings), pair[1])
+    sender = threading.Thread(target=pair[0].sendall, args=(post(body, chunked) + REQUESTS[2:],))
+    sender.start()
+    while not connection.pending:
+        connection.receive()
+    assert can_travel(connection)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    assert send(queue[0], connection, WAYS_IN) == 0
+    moved = arrive(queue, worker(**settings))
+    sender.join()
+    pair[0].shutdown(socket.SHUT_WR)
+    moved.serve()
+    answer = answers(pair[0], moved)
+    assert answer.count(b"HTTP/1.1 200 OK") == 6
+    assert answer.index(b"POST /two 192.0.2.7 4321 first 80 http " + body) < answer.index(b"GET /one?x=1 ")
+    assert len(os.listdir("/proc/self/fd")) < descriptors, "the connection is closed, and so is any file"
+
+
+def test_a_request_that_is_held_at_the_gate_goes_on_waiting(
+    queue: tuple[int, int], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """And what it has waited for so far counts."""
+    gates = [ClosedGate(), ClosedGate()]
+    connection = begin(gates[0].context, pair[1])
+    pair[0].sendall(post(b"hello", chunked=True))
+    connection.serve()
+    assert connection.state == HELD
+    assert can_travel(connection)
+    time.sleep(0.05)
+    assert send(queue[0], connection, WAYS_IN) == 0
+    moved = arrive(queue, gates[1].context)
+    assert moved.state == HELD
+    assert gates[0].waited == [0.0]
+    assert gates[1].waited[0] >= 0.05
+    gates[1].slot.set("gate", 0)
+    moved.resume()
+    moved.serve()
+    pair[0].shutdown(socket.SHUT_WR)
+    moved.serve()
+    assert answers(pair[0]).endswith(b" hello")
 
 
 def test_a_slow_head_gets_no_second_timeout(queue: tuple[int, int], pair: tuple[socket.socket, socket.socket]) -> None:
@@ -221,6 +300,39 @@ def test_what_cannot_be_had_is_said(queue: tuple[int, int]) -> None:
     os.write(queue[0], b"nothing beside it")
     with pytest.raises(LostError, match="no descriptor"):
         receive(queue[1], worker(), WAYS_IN)
+
+
+def test_a_body_that_cannot_be_had_is_said(queue: tuple[int, int], pair: tuple[socket.socket, socket.socket]) -> None:
+    """The message and the connection have come, its request's body has not."""
+    connection = begin(worker(), pair[1])
+    pair[0].sendall(post(b"hello", chunked=False))
+    connection.receive()
+    assert send(queue[0], connection, WAYS_IN) == 0
+    with socket.socket(fileno=os.dup(queue[1])) as inlet, socket.socket(fileno=os.dup(queue[0])) as outlet:
+        message, fds, _, _ = socket.recv_fds(inlet, 65536, 2)
+        socket.send_fds(outlet, [message], fds[:1])
+    for fd in fds:
+        os.close(fd)
+    assert len(fds) == 2
+    with pytest.raises(LostError, match="no descriptor for its request's body"):
+        receive(queue[1], worker(), WAYS_IN)
+    assert pair[0].recv(1) == b""
+
+
+def test_a_body_that_can_have_no_file_stays(queue: tuple[int, int], pair: tuple[socket.socket, socket.socket]) -> None:
+    connection = begin(worker(), pair[1])
+    pair[0].sendall(post(b"hello", chunked=False))
+    connection.receive()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert send(queue[0], connection, WAYS_IN) == errno.ENOBUFS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    connection.serve()
+    pair[0].shutdown(socket.SHUT_WR)
+    connection.serve()
+    assert answers(pair[0]).endswith(b" hello")
 
 
 def test_another_format_is_refused_and_closed(

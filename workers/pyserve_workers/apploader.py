@@ -16,7 +16,7 @@ import importlib
 import os
 import sys
 
-from pyserve.errors import AppError
+from pyserve.errors import AppError, HookTimeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -281,9 +281,16 @@ def _modules_in(directories: Iterable[str]) -> set[str]:
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback of what the user's code raised, from the user's first frame on, with its causes."""
+    """The traceback of what the user's code raised, from the user's first frame on, with its causes; of a hook that was
+    too slow, where it was."""
     import traceback
 
+    if isinstance(error, HookTimeout):
+        while error.__cause__ is not None:  # from the loop that has cancelled it to what it waited for
+            error = error.__cause__
+        frames = [each for each in traceback.walk_tb(error.__traceback__) if not _is_ours(each[0].f_globals)]
+        stack = traceback.StackSummary.extract(iter(frames))
+        return "".join(["Stack (most recent call last):\n", *stack.format()]).rstrip()
     return "".join(traceback.format_exception(type(error), error, _users_frames(error))).rstrip()
 
 

@@ -16,6 +16,7 @@ cdef class Body:
     cdef int feed(self, const char *data, size_t size, uint64_t limit, bytes spool_dir) except -1
     cdef int spool(self, const char *data, size_t size) except -1
     cdef int finish(self) except -1
+    cdef int move_to_file(self) noexcept
     cdef void release(self) noexcept
     cdef uint64_t size(self) noexcept
     cdef uint64_t held(self) noexcept
@@ -26,5 +27,6 @@ cdef class Body:
 
 
 cdef Body whole_body(const char *data, size_t size)
+cdef Body filed_body(int fd, uint64_t size)
 
 cdef Body EMPTY

@@ -8,6 +8,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_XDECREF
+from libc.errno cimport errno
 from libc.string cimport memchr, memcpy
 from posix.unistd cimport close as close_fd
 
@@ -17,6 +18,10 @@ from os import strerror
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **data, Py_ssize_t size) except -1
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
+
+cdef extern from "<sys/mman.h>" nogil:
+    int MFD_CLOEXEC
+    int memfd_create(const char *name, unsigned int flags)
 
 cdef extern from "spool.h" nogil:
     int spool_open(const char *directory)
@@ -77,6 +82,26 @@ cdef class Body:
         """The body is complete."""
         if self.data is not NULL and PyBytes_GET_SIZE(<object>self.data) != self.length:
             _PyBytes_Resize(&self.data, self.length)
+        return 0
+
+    cdef int move_to_file(self) noexcept:
+        """Has all its bytes in a file, as another process can have it, of memory if it is none yet: 0, or an errno."""
+        cdef int fd, failure = 0
+        if self.fd >= 0:
+            return 0
+        fd = memfd_create("pyserve-body", MFD_CLOEXEC)
+        if fd < 0:
+            return errno
+        if self.length:
+            failure = spool_write(fd, PyBytes_AS_STRING(<object>self.data), self.length, 0)
+        if failure:
+            close_fd(fd)
+            return failure
+        self.fd = fd
+        self.spooled = self.length
+        self.length = 0
+        Py_XDECREF(self.data)
+        self.data = NULL
         return 0
 
     cdef void release(self) noexcept:
@@ -233,6 +258,14 @@ cdef Body whole_body(const char *data, size_t size):
     cdef Body body = Body.__new__(Body)
     body.data = new_bytes(data, size)
     body.length = size
+    return body
+
+
+cdef Body filed_body(int fd, uint64_t size):
+    """A body whose bytes are in a file, which it owns."""
+    cdef Body body = Body.__new__(Body)
+    body.fd = fd
+    body.spooled = size
     return body
 
 

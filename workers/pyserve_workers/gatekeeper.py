@@ -44,6 +44,16 @@ PAGE = """<!doctype html>
 """
 
 
+def refusal(seconds: int, page: str) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Status, header fields and body of a 503."""
+    fields = [
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Cache-Control", "no-store"),
+        ("Retry-After", str(seconds)),
+    ]
+    return "503 Service Unavailable", fields, page.encode("utf-8", "surrogateescape")
+
+
 class Ticket:
     """One request's wish to be alone. ``until``: when it has had the gate for too long, CLOCK_MONOTONIC seconds."""
 
@@ -127,13 +137,7 @@ class Gatekeeper:
         """Status, header fields and body of the answer to who is refused."""
         notice = self.notice
         seconds = notice["retry_after"] if notice else 1
-        page = (notice["page"] if notice else "") or PAGE.format(seconds=seconds)
-        fields = [
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Cache-Control", "no-store"),
-            ("Retry-After", str(seconds)),
-        ]
-        return "503 Service Unavailable", fields, page.encode("utf-8", "surrogateescape")
+        return refusal(seconds, (notice["page"] if notice else "") or PAGE.format(seconds=seconds))
 
     def left(self, fd: int) -> None:
         """A request has left the app, its response is closed; it was alone, or the gate has closed behind it."""

@@ -18,7 +18,7 @@ from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT
 
 from pyserve.descriptors import RESERVE
 from pyserve.scoreboard import SLOTS
-from pyserve_workers.parcel import LostError, can_travel, receive, send, travellers
+from pyserve_workers.parcel import FDS, LostError, can_travel, receive, send, travellers
 from pyserve_workers.system import close
 
 TYPE_CHECKING = False
@@ -89,7 +89,8 @@ class Handoff:
     def take_one(self) -> bool:
         """False if the queue is empty."""
         shedding = self.worker.shedding
-        close(shedding.reserve.pop())  # without a free descriptor the kernel would drop the connection's
+        for _ in range(FDS):  # without a free descriptor the kernel would drop the connection's
+            close(shedding.reserve.pop())
         try:
             arrived = receive(self.inlet, self.worker.context, self.worker.ways_in)
         except LostError as error:

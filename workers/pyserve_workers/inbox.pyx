@@ -164,6 +164,8 @@ cdef class Inbox:
         """The head is complete: is there a body, and may it come?"""
         cdef h1_head *head = self.head
         cdef uint64_t length = head.content_length if head.has_content_length else 0
+        if self.body is not None:   # it has come with the connection, from another worker
+            return IN_COMPLETE
         if not head.chunked and length == 0:
             self.body = EMPTY
             return IN_COMPLETE

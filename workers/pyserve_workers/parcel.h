@@ -1,4 +1,4 @@
-/* A connection on its way between two processes: one datagram, with the descriptor beside it (SCM_RIGHTS). */
+/* A connection on its way between two processes: one datagram, with the descriptors beside it (SCM_RIGHTS). */
 #ifndef PYSERVE_PARCEL_H
 #define PYSERVE_PARCEL_H
 
@@ -8,8 +8,9 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define PARCEL_FORMAT 0x50533031u   /* another one for another layout: generations can have different versions of us */
+#define PARCEL_FORMAT 0x50533032u   /* another one for another layout: generations can have different versions of us */
 #define PARCEL_BYTES 16384          /* of requests that travel along */
+#define PARCEL_FDS 2                /* the connection, and the file that a complete request's body is in */
 
 /* In front of those bytes. Both ends are on one machine: its own byte order, and its own CLOCK_MONOTONIC. */
 typedef struct {
@@ -17,9 +18,12 @@ typedef struct {
     uint16_t listener;    /* which of the server's it came in by, in their order */
     uint16_t port;        /* of the client */
     uint64_t since;       /* ns: when it began to idle, or its head to arrive */
+    uint64_t held_since;  /* ns: when its request first found the gate closed; 0: it has not */
+    uint64_t body;        /* bytes in the file */
     uint8_t idle;
+    uint8_t has_body;
     uint8_t host_length;  /* 0: the client of a unix socket */
-    char host[46];
+    char host[45];
 } parcel_label;
 
 typedef struct {
@@ -27,39 +31,44 @@ typedef struct {
     char bytes[PARCEL_BYTES];
 } parcel;
 
-/* 0, or errno: EAGAIN, the queue is full; ETOOMANYREFS, too many descriptors are on their way. */
-static inline int parcel_send(int queue, int fd, const parcel_label *label, const void *bytes, size_t size)
+/* Room for the descriptors beside a datagram. */
+typedef union {
+    struct cmsghdr head;
+    char space[CMSG_SPACE(PARCEL_FDS * sizeof(int))];
+} parcel_fds;
+
+/* `parts` are the bytes, behind a place for the label; `body` is a descriptor, or -1. 0, or errno: EAGAIN, the queue is full; ETOOMANYREFS, too
+ * many descriptors are on their way. */
+static inline int parcel_send(int queue, int fd, int body, const parcel_label *label, struct iovec *parts, int count)
 {
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct iovec parts[2] = {{(void *)(uintptr_t)label, sizeof *label}, {(void *)(uintptr_t)bytes, size}};
+    int fds[PARCEL_FDS] = {fd, body};
+    size_t size = (body < 0 ? 1 : 2) * sizeof(int);
+    parcel_fds beside;
     struct msghdr message;
     ssize_t n;
     memset(&message, 0, sizeof message);
-    memset(&control, 0, sizeof control);
+    memset(&beside, 0, sizeof beside);
+    parts[0].iov_base = (void *)(uintptr_t)label;
+    parts[0].iov_len = sizeof *label;
     message.msg_iov = parts;
-    message.msg_iovlen = size ? 2 : 1;
-    message.msg_control = control.space;
-    message.msg_controllen = sizeof control.space;
-    control.head.cmsg_level = SOL_SOCKET;
-    control.head.cmsg_type = SCM_RIGHTS;
-    control.head.cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+    message.msg_iovlen = (size_t)count;
+    message.msg_control = beside.space;
+    message.msg_controllen = CMSG_SPACE(size);
+    beside.head.cmsg_level = SOL_SOCKET;
+    beside.head.cmsg_type = SCM_RIGHTS;
+    beside.head.cmsg_len = CMSG_LEN(size);
+    memcpy(CMSG_DATA(&beside.head), fds, size);
     do
         n = sendmsg(queue, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     return n < 0 ? errno : 0;
 }
 
-/* How many bytes came, the label included, or -errno. `fd` is -1 if the kernel could not give us the descriptor. */
-static inline ssize_t parcel_receive(int queue, void *data, size_t size, int *fd)
+/* How many bytes came, the label included, or -errno. What did not come of `fds`, or the kernel could not give us, is
+ * -1. */
+static inline ssize_t parcel_receive(int queue, void *data, size_t size, int fds[PARCEL_FDS])
 {
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control;
+    parcel_fds room;
     struct iovec part = {data, size};
     struct msghdr message;
     struct cmsghdr *beside;
@@ -67,17 +76,17 @@ static inline ssize_t parcel_receive(int queue, void *data, size_t size, int *fd
     memset(&message, 0, sizeof message);
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    message.msg_control = control.space;
-    message.msg_controllen = sizeof control.space;
-    *fd = -1;
+    message.msg_control = room.space;
+    message.msg_controllen = sizeof room.space;
+    fds[0] = fds[1] = -1;
     do
         n = recvmsg(queue, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
     beside = CMSG_FIRSTHDR(&message);
-    if (beside && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS && !(message.msg_flags & MSG_CTRUNC))
-        memcpy(fd, CMSG_DATA(beside), sizeof *fd);
+    if (beside && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS)
+        memcpy(fds, CMSG_DATA(beside), beside->cmsg_len - CMSG_LEN(0));
     return n;
 }
 

@@ -2,6 +2,8 @@ from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
 from pyserve_workers.loop import Listener
 
+FDS: int
+
 class LostError(Exception): ...
 
 def travellers(connections: dict[int, Connection]) -> list[Connection]: ...

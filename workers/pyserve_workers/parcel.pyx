@@ -2,22 +2,23 @@
 """A connection that goes to another worker: what of it travels, and what the other makes of it.
 
 Between two requests a connection is its descriptor, the bytes that were read and not yet understood as a request, and
-how long it has idled, or its head has taken. That fits a datagram. What is in a request's body or in a response stays
-where it is until that has ended.
+how long it has idled, or its head has taken. That fits a datagram. So does a complete request that has not entered the
+app: its body goes along as a file. What is in the middle of a body or of a response stays where it is until that has
+ended.
 """
 
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, ENOBUFS
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
-from pyserve_workers.body cimport EMPTY
+from pyserve_workers.body cimport EMPTY, filed_body
 from pyserve_workers.connection cimport Connection
 from pyserve_workers.context cimport Context, clock_now
 from pyserve_workers.inbox cimport Inbox
-from pyserve_workers.states cimport N_READ, S_HEAD, S_IDLE, S_READY
+from pyserve_workers.states cimport N_READ, S_HEAD, S_HELD, S_IDLE, S_READY
 
 from os import strerror
 
@@ -28,33 +29,48 @@ cdef extern from "parcel.h" nogil:
         uint16_t listener
         uint16_t port
         uint64_t since
+        uint64_t held_since
+        uint64_t body
         uint8_t idle
+        uint8_t has_body
         uint8_t host_length
-        char host[46]
+        char host[45]
     ctypedef struct parcel:
         parcel_label label
         char bytes[1]   # PARCEL_BYTES
-    int PARCEL_FORMAT, PARCEL_BYTES
-    int parcel_send(int queue, int fd, const parcel_label *label, const void *data, size_t size)
-    ssize_t parcel_receive(int queue, void *data, size_t size, int *fd)
+    int PARCEL_FORMAT, PARCEL_BYTES, PARCEL_FDS
+    int parcel_send(int queue, int fd, int body, const parcel_label *label, iovec *parts, int count)
+    ssize_t parcel_receive(int queue, void *data, size_t size, int *fds)
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
 
 cdef extern from "Python.h":
     const char *utf8 "PyUnicode_AsUTF8AndSize"(object text, Py_ssize_t *size) except NULL
+
+
+FDS = PARCEL_FDS   # descriptors that can come with one
 
 
 class LostError(Exception):
     """A connection came, but not in a state in which it can be served: it is closed."""
 
 
+cdef bint is_complete(Connection connection) noexcept:
+    """Is there a whole request that has not entered the app?"""
+    return connection.state == S_READY or connection.state == S_HELD
+
+
 cdef bint may_travel(Connection connection) noexcept:
-    """Is it between two requests, or is what there is of the next one nothing but bytes of its head?"""
+    """Is it between two requests, or is what there is of the next one complete, or nothing but bytes of its head?"""
     cdef Inbox inbox = connection.inbox
     if connection.closing or connection.taken or not connection.outbox.is_empty():
         return False
-    if connection.state == S_READY:   # complete, but not begun
-        if inbox.body is not EMPTY:
-            return False
-    elif connection.state != S_IDLE and (connection.state != S_HEAD or inbox.in_body):
+    if is_complete(connection):
+        return inbox.end - inbox.place + inbox.body_start - inbox.start <= <size_t>PARCEL_BYTES
+    if connection.state != S_IDLE and (connection.state != S_HEAD or inbox.in_body):
         return False
     return inbox.end - inbox.start <= <size_t>PARCEL_BYTES
 
@@ -88,6 +104,15 @@ cdef uint64_t timeout_of(Connection connection, bint idle) noexcept:
     return connection.context.keep_alive if idle else connection.context.header_timeout
 
 
+cdef int put(iovec *parts, int count, Inbox inbox, size_t start, size_t end) noexcept:
+    """Adds bytes of an inbox, if there are any; how many parts there are then."""
+    if start == end:
+        return count
+    parts[count].iov_base = inbox.data + start
+    parts[count].iov_len = end - start
+    return count + 1
+
+
 cpdef int send(int queue, Connection connection, list listeners) except -1:
     """Gives a connection that can travel away: 0, and it is closed here; or an errno, and nothing has happened.
 
@@ -95,23 +120,36 @@ cpdef int send(int queue, Connection connection, list listeners) except -1:
     """
     cdef Inbox inbox = connection.inbox
     cdef parcel_label label
+    cdef iovec parts[3]
     cdef const char *host
     cdef Py_ssize_t size
-    cdef int failure
+    cdef int failure, count = 1, body = -1
     cdef uint64_t timeout
     connection.context.bunch.release()   # nobody here could push it any more
     memset(&label, 0, sizeof(label))
+    if is_complete(connection):
+        if inbox.body is not EMPTY:
+            if inbox.body.move_to_file():
+                return ENOBUFS   # it stays, and is tried again
+            body = inbox.body.fd
+            label.has_body = True
+            label.body = inbox.body.spooled
+        count = put(parts, count, inbox, inbox.start, inbox.body_start)
+        count = put(parts, count, inbox, inbox.place, inbox.end)
+    else:
+        count = put(parts, count, inbox, inbox.start, inbox.end)
     label.format = PARCEL_FORMAT
     label.listener = number_of(connection, listeners)
     label.idle = connection.state == S_IDLE
     timeout = timeout_of(connection, label.idle)
-    label.since = connection.due - timeout if connection.due and timeout else clock_now()
+    label.since = connection.due - timeout if connection.due and timeout and connection.state < S_READY else clock_now()
+    label.held_since = connection.held_since
     if connection.remote_addr is not None:
         host = utf8(connection.remote_addr, &size)
         label.host_length = min(size, <Py_ssize_t>sizeof(label.host))
         memcpy(label.host, host, label.host_length)
         label.port = int(connection.remote_port)
-    failure = parcel_send(queue, connection.fd, &label, inbox.data + inbox.start, inbox.end - inbox.start)
+    failure = parcel_send(queue, connection.fd, body, &label, parts, count)
     if failure == 0:
         connection.shut()
     return failure
@@ -124,20 +162,32 @@ def receive(int queue, Context context, list listeners):
     had; OSError that the queue cannot be read.
     """
     cdef parcel packet
-    cdef int fd
-    cdef ssize_t n = parcel_receive(queue, &packet, sizeof(packet), &fd)
+    cdef Connection connection
+    cdef int fds[2]   # PARCEL_FDS
+    cdef ssize_t n = parcel_receive(queue, &packet, sizeof(packet), fds)
     if n == -EAGAIN:
         return None
     if n < 0:
         raise OSError(-n, strerror(-n))
-    if fd < 0:
+    if fds[0] < 0:
         raise LostError("there was no descriptor for it")
     n -= sizeof(parcel_label)
     if n < 0 or packet.label.format != <uint32_t>PARCEL_FORMAT or packet.label.listener >= len(listeners):
-        close_fd(fd)
+        close_both(fds)
         raise LostError("another version of pyserve sent it")
-    connection = made(context, fd, listeners[packet.label.listener], &packet.label, packet.bytes, n)
+    if packet.label.has_body and fds[1] < 0:
+        close_both(fds)
+        raise LostError("there was no descriptor for its request's body")
+    connection = made(context, fds[0], listeners[packet.label.listener], &packet.label, packet.bytes, n)
+    if packet.label.has_body:
+        connection.inbox.body = filed_body(fds[1], packet.label.body)
     return connection, resume(connection)
+
+
+cdef void close_both(int *fds) noexcept:
+    close_fd(fds[0])
+    if fds[1] >= 0:
+        close_fd(fds[1])
 
 
 cdef Connection made(Context context, int fd, object about, parcel_label *label, const char *data, size_t size):
@@ -152,6 +202,7 @@ cdef Connection made(Context context, int fd, object about, parcel_label *label,
     connection.state = S_IDLE if label.idle else S_HEAD
     timeout = timeout_of(connection, label.idle)
     connection.due = label.since + timeout if timeout else 0
+    connection.held_since = label.held_since
     inbox = connection.inbox
     if size:
         inbox.make_room()

@@ -1,8 +1,9 @@
 """The responder: a sync worker without an app, which answers 503 while no worker can answer.
 
 It is a process of its own, started by the master without the help of a zygote, whose app may be what is broken. The
-master says when it is to accept, and when the next worker is to be expected. Whatever it has accepted it answers, and
-then closes the connection, so that the client's next one is a worker's.
+master says when it is to accept, and when the next worker is to be expected. For a request of its own the gate is never
+open: whatever it has accepted it refuses, and then closes the connection, so that the client's next one is a worker's.
+But requests that wait for their turn to be alone it holds, and gives to the hand-off queue when a worker can answer.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from pyserve.accounts import become
 from pyserve.channel import Channel
 from pyserve.children import DUMP, ResponderProcess
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
+from pyserve_workers.connection import HELD
+from pyserve_workers.gatekeeper import refusal
 from pyserve_workers.sync import SyncWorker
 from pyserve_workers.system import socket
 from pyserve_workers.zygote import Generation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from typing import NoReturn
 
     from pyserve.channel import Message
+    from pyserve.config import Config
+    from pyserve_workers.connection import Connection
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -57,6 +61,35 @@ def main() -> None:
     sys.exit(responder.run())
 
 
+def never(_environ: object, _start_response: object) -> NoReturn:
+    """The app."""
+    raise AssertionError("BUG: a request has entered the responder's app")
+
+
+class ClosedGate:
+    """As the gatekeeper of the responder's connections, called in native code."""
+
+    def __init__(self, config: Config) -> None:
+        self.holds = config.handoff_timeout > 0  # else nothing could go from here to a worker
+        self.said: Message | None = None  # the last RESPOND
+
+    def patience(self, _connection: Connection, line: str, waited: float) -> float:
+        """For how many seconds a request (``line``: its method and path), which has waited for some already, is to wait
+        for a worker; 0: it is refused."""
+        if self.said is None or line != self.said["line"] or not self.holds:
+            return 0.0
+        hold: float = self.said["line_hold"]
+        return max(0.0, hold - waited)
+
+    def refusal(self) -> tuple[str, list[tuple[str, str]], bytes]:
+        """Status, header fields and body of the answer."""
+        seconds, page = 1, ""
+        if self.said is not None:
+            seconds = max(self.said["retry_after"], math.ceil(self.said["retry_at"] - time.monotonic()))
+            page = self.said["page"]
+        return refusal(seconds, page or PAGE.format(seconds=seconds))
+
+
 class Responder(SyncWorker):
     role = "responder"
     never_busy = True
@@ -65,12 +98,14 @@ class Responder(SyncWorker):
         super().__init__(generation, channel, number=0, slot=ResponderProcess.SLOT)
         self.log.rename(f"responder pid {self.pid}")
         self.stacks_fd = generation.log.fd
-        self.said: Message | None = None  # the last RESPOND
-        generation.app = self.refuse
+        self.gate = ClosedGate(generation.config)
+        generation.app = never
 
     def prepare(self) -> None:
         super().prepare()
         self.context.draining = True  # each response is the last of its connection
+        self.context.gatekeeper = self.gate
+        self.slot.set("gate", 1)
 
     def set_title(self, _state: str) -> None:
         from setproctitle import setproctitle
@@ -81,7 +116,7 @@ class Responder(SyncWorker):
         if message is None or message.kind != "RESPOND":
             super().obey(message)
             return
-        self.said = message
+        self.gate.said = message
         if self.state == "ready":
             self.become("serving")
         if message["on"] and self.state == "serving" and not self.listeners:
@@ -89,24 +124,19 @@ class Responder(SyncWorker):
         elif not message["on"]:
             self.leave_alone()
 
+    def stop_accepting(self) -> None:
+        super().stop_accepting()
+        if self.final:
+            self.gate.said = None
+            held = [connection for connection in self.connections.values() if connection.state == HELD]
+            for connection in held:
+                connection.resume()
+            self.go_on(held)
+
     def leave_alone(self) -> None:
-        """Accept nothing more; the queues are the workers' again, and so are the connections that idle here."""
+        """Accept nothing more; the queues are the workers' again, and so are the connections that idle or wait here."""
         for fd in self.listeners.keys() - set(self.paused):
             self.epoll.unregister(fd)
         self.listeners.clear()
         self.paused.clear()
         self.handoff.give_all()
-
-    def refuse(self, _environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        """The app."""
-        seconds, page = 1, ""
-        if self.said is not None:
-            seconds = max(self.said["retry_after"], math.ceil(self.said["retry_at"] - time.monotonic()))
-            page = self.said["page"]
-        fields = [
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Cache-Control", "no-store"),
-            ("Retry-After", str(seconds)),
-        ]
-        start_response("503 Service Unavailable", fields)
-        return [(page or PAGE.format(seconds=seconds)).encode()]
