@@ -26,6 +26,7 @@ static size_t head_size, body_size;
 static size_t unsent[CONNECTIONS]; /* bytes of the answer that a full socket buffer has kept back */
 static time_t dated;
 static bool closing;
+static int flags = MSG_NOSIGNAL;
 
 static void die(const char *what) {
     perror(what);
@@ -52,25 +53,11 @@ static void watch(int epoll, int operation, int fd, unsigned events) {
         die("epoll_ctl");
 }
 
-static void accept_all(int epoll, int listener) {
-    int fd;
-    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-        int on = 1;
-        if (fd >= CONNECTIONS) {
-            close(fd);
-            continue;
-        }
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        unsent[fd] = 0;
-        watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN);
-    }
-}
-
 /* Send what is left of the answer. False: the connection is gone. */
 static bool flush(int epoll, int fd) {
     const char *end = answer + HEAD + body_size;
     while (unsent[fd] > 0) {
-        ssize_t sent = send(fd, end - unsent[fd], unsent[fd], MSG_NOSIGNAL);
+        ssize_t sent = send(fd, end - unsent[fd], unsent[fd], flags);
         if (sent < 0 && errno == EAGAIN) {
             watch(epoll, EPOLL_CTL_MOD, fd, EPOLLOUT);
             return true;
@@ -100,11 +87,27 @@ static bool serve(int epoll, int fd) {
     return flush(epoll, fd) && !closing;
 }
 
+/* Where the connection is closed after its answer, what it has sent already is served without a word to epoll. */
+static void accept_all(int epoll, int listener) {
+    int fd;
+    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        if (fd < CONNECTIONS) {
+            unsent[fd] = 0;
+            if (!closing || serve(epoll, fd)) {
+                watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN);
+                continue;
+            }
+        }
+        close(fd);
+    }
+}
+
 static int listen_on(int port) {
     int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* its connections inherit it */
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 2048) < 0)
         die("listen");
     return fd;
@@ -116,6 +119,8 @@ int main(int argc, char **argv) {
         return 2;
     }
     closing = argc == 4;
+    if (closing)
+        flags |= MSG_MORE; /* the answer and the FIN in one packet */
     body_size = strtoul(argv[2], NULL, 10);
     answer = malloc(HEAD + body_size + REQUEST);
     if (answer == NULL)

@@ -192,7 +192,7 @@ cdef class Context:
         return <dict>known[1]
 
     cdef dict make_template(self, listener):
-        return {
+        entries = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": listener.scheme,
             "wsgi.input": EMPTY,
@@ -218,6 +218,9 @@ cdef class Context:
             "pyserve.version": __version__,
             "pyserve.draining": self.draining_event,
         }
+        # Again, one by one: Cython makes a literal a table for keys of any type, and all its copies would be such, half
+        # as large again and slower than one for texts.
+        return {key: value for key, value in entries.items()}
 
     cdef bint trusts(self, str host):
         """May this peer (None: a unix socket) say that its client came over https?"""
