@@ -414,6 +414,8 @@ cdef class Connection(Client):
         self.held_since = self.held_since or now
         self.state = S_HELD   # before the gatekeeper knows it, who may call resume() in another thread at once
         patience = self.context.gatekeeper.patience(self, self.asked(), (now - self.held_since) / 1e9)
+        if self.state == S_CLOSED:   # meanwhile
+            return N_CLOSED
         if patience > 0 and self.state == S_HELD:
             self.due = now + <uint64_t>(patience * 1e9)
             return N_HELD
