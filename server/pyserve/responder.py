@@ -14,6 +14,7 @@ from pyserve import rollout, zygotes
 from pyserve.children import Pressure, ResponderProcess
 from pyserve.deaths import explain
 from pyserve.exclusion import Notice
+from pyserve.population import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ class Responder:
         if self.on:
             self.on = False
             self.say(0.0)
-            answered = self.slot_requests() - self.answered
-            self.log.info(f"a worker can answer again; the responder has answered {answered} requests with 503")
+            refused = count(self.slot_requests() - self.answered, "request")
+            self.log.info(f"a worker can answer again; the responder has answered {refused} with 503")
 
     def say(self, retry_at: float) -> None:
         process, party = self.process, self.exclusion.owner
