@@ -292,20 +292,25 @@ class Battle:
         self.server.signal(signal.SIGHUP)
 
         def whole() -> bool:
-            if not self.is_whole():
+            if not self.is_settled():
                 return False
-            if self.serves(version):
+            if self.is_whole() and self.serves(version):
                 return True
-            self.server.signal(signal.SIGHUP)  # the last one was forgotten with a reload that was given up
+            # The last one was forgotten with a reload that was given up, or has overtaken the TTOU that was sent before it.
+            self.server.signal(signal.SIGHUP)
             return False
 
         wait_for(whole, "a server that is whole again", 90)
 
-    def is_whole(self) -> bool:
-        """No reload is under way, and there are as many workers as there should be."""
+    def is_settled(self, workers: int = 0) -> bool:
+        """No reload is under way, and all workers serve, as many as that if it is said."""
         status = self.status()
         states = [worker["state"] for worker in status["workers"]]
-        return status["phase"] == "stable" and states == ["serving"] * WORKERS
+        return status["phase"] == "stable" and states == ["serving"] * (workers or len(states))
+
+    def is_whole(self) -> bool:
+        """No reload is under way, and there are as many workers as there should be."""
+        return self.is_settled(WORKERS)
 
     def serves(self, version: int) -> bool:
         self.probes += 1
