@@ -275,27 +275,36 @@ def test_requests_that_wait_for_the_only_sync_worker_are_held_by_the_responder(g
         assert {status_on(connection, "/") for connection in connections} == {200}
 
 
-def test_requests_that_wait_at_the_responder_are_refused_in_the_end(gated: Gated) -> None:
-    """When they have waited for long enough, and when the server stops."""
+def test_requests_that_have_waited_at_the_responder_for_long_enough_are_refused(gated: Gated) -> None:
     with serve("app:wsgi", "-k", "sync", "--workers", "1", cwd=gated.folder) as server:
-        terms = "alone=1&on_busy=wait&drain_timeout=0.6"
-        first = gated.ask(server, f"/job?{terms}&until=a")
+        job = "/job?alone=1&on_busy=wait&drain_timeout=0.6"
+        first = gated.ask(server, f"{job}&until=a")
         server.wait_for(lambda: gated.entered("job"))
-        assert server.request("PUT", f"/job?{terms}").status_code == 503
+        assert server.request("PUT", job).status_code == 503
         gated.let_go("a")
         assert first.result().status_code == 200
         gated.assert_open(server)
-        second = gated.ask(server, "/job?alone=1&on_busy=wait&drain_timeout=60&until=b")
-        server.wait_for(lambda: len(gated.runs_of("job")) == 2)
-        waiting = gated.put_on(gated.new(server), "/job?alone=1&on_busy=wait", b"x")
-        server.wait_for(lambda: server.log.count("the responder answers with 503") == 2)
+        assert len(gated.runs_of("job")) == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_requests_that_wait_at_the_responder_are_refused_at_the_end(gated: Gated, end: signal.Signals) -> None:
+    """Of the server, and of its master, whom nothing survives but what is in the app."""
+    with serve("app:wsgi", "-k", "sync", "--workers", "1", cwd=gated.folder) as server:
+        job = "/job?alone=1&on_busy=wait&drain_timeout=60"
+        first = gated.ask(server, f"{job}&until=a")
+        server.wait_for(lambda: gated.entered("job"))
+        waiting = gated.put_on(gated.new(server), job, b"x")
+        server.wait_for_log("the responder answers with 503")
         assert server.get("/").status_code == 503
         assert not waiting.done()
-        server.signal(signal.SIGTERM)
+        os.kill(server.pid, end)
         assert waiting.result()[0] == 503
-        gated.let_go("b")
-        assert second.result().status_code == 200
-    assert len(gated.runs_of("job")) == 2
+        gated.let_go("a")
+        assert first.result().status_code == 200
+        server.wait()
+        server.wait_for(lambda: not server.processes())
+    assert len(gated.runs_of("job")) == 1
 
 
 @every_class
