@@ -50,6 +50,7 @@ cdef class Outbox:
     cdef void rest(self) noexcept
     cdef bint is_empty(self) noexcept
     cdef bint holds_only_memory(self) noexcept
+    cdef int must_hold_only_memory(self) except -1
     cdef uint64_t pending(self) noexcept
     cdef char *reserve(self, size_t size) except NULL
     cdef int add(self, const char *data, size_t size) except -1

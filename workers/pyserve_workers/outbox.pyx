@@ -101,12 +101,19 @@ cdef class Outbox:
     cdef uint64_t pending(self) noexcept:
         return (self.end - self.start) + self.pinned_left + (self.spool_end - self.spool_start) + self.file_left
 
+    cdef int must_hold_only_memory(self) except -1:
+        """Memory is sent first: what is added to it now would overtake the rest of what is kept."""
+        if not self.holds_only_memory():
+            raise AssertionError("BUG: bytes would be sent before others that came earlier")
+        return 0
+
     # Filling
 
     cdef char *reserve(self, size_t size) except NULL:
         """Room for so many bytes after the memory part's end. The caller writes there and moves `end`."""
         cdef size_t capacity, slack
         cdef char *grown
+        self.must_hold_only_memory()
         if self.data is NULL:
             if size <= BLOCK_SIZE:
                 self.data = self.context.take_block()
@@ -145,6 +152,7 @@ cdef class Outbox:
 
     cdef int pin(self, bytes data) except -1:
         """Adds a bytes object without copying it. Must be the response's last part."""
+        self.must_hold_only_memory()
         self.pinned = data
         self.pinned_data = PyBytes_AS_STRING(data)
         self.pinned_left = PyBytes_GET_SIZE(data)
@@ -152,6 +160,7 @@ cdef class Outbox:
 
     cdef int attach(self, int fd, uint64_t offset, uint64_t size) except -1:
         """Adds a part of a file; the descriptor becomes the outbox's own. Must be the response's last part."""
+        self.must_hold_only_memory()
         self.file_fd = fd
         self.file_offset = offset
         self.file_left = size
@@ -270,6 +279,8 @@ cdef class Outbox:
         cdef uint64_t most = self.context.response_spool, place
         cdef size_t room
         cdef int failure = 0
+        if self.file_left:
+            raise AssertionError("BUG: bytes would be sent before a file that came earlier")
         if most == 0 or self.spool_failed:
             return 0
         if self.spool_fd < 0:
