@@ -22,7 +22,7 @@ from cases import CASES, Case, request
 
 CONNECTIONS, READY = 64, 16
 FIRST_FD = 500
-LIBRARY = environment.VENV / "nokernel.so"
+LIBRARY = environment.ROOT / "build" / "nokernel.so"
 NAMES = ["hello", "browser", "fresh"]
 RUNS, TURNS = 400, 100
 
@@ -37,6 +37,7 @@ def main() -> None:
         print(f"{CASES[options.run].title:34} {run(options.run):6.0f} ns")
         return
     build = ["cc", "-std=c17", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", LIBRARY]
+    LIBRARY.parent.mkdir(exist_ok=True)
     subprocess.run([*build, environment.HERE / "nokernel.c"], check=True)
     for name in options.cases.split(","):
         environ = {**os.environ, "LD_PRELOAD": str(LIBRARY)}
