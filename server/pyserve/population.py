@@ -19,6 +19,7 @@ from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.exclusion import Exclusion
+from pyserve.findings import Findings
 from pyserve.oom import OomKills
 from pyserve.scoreboard import free_slot
 
@@ -81,6 +82,7 @@ class Population:
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
         self.failure: tuple[int, str] = (ExitCode.APP, "")
         self.oom_kills = OomKills()
+        self.findings = Findings()
         self.stopping = False  # from here on, requests that are cut count
         self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
         self.unserved = False  # everything drains, and no worker accepted before
@@ -124,6 +126,8 @@ class Population:
 
     def start_zygote(self, generation: int, config: Config, preload: str | None = None) -> None:
         """Start a generation's zygote; ``preload`` overrules the configuration's."""
+        if preload is None and (reasons := self.findings.known(config)):
+            preload = self.not_preloaded(generation, reasons, "as was found before")
         preload = preload or config.preload
         first, self.first = self.first, None
         try:
@@ -147,6 +151,14 @@ class Population:
         except (OSError, ValueError) as error:
             self.stop_zygote(zygote)
             self.not_started(generation, f"its configuration cannot be handed over: {error}")
+
+    def not_preloaded(self, generation: int, reasons: str, since: str = "") -> str:
+        """Say so, and return the value of ``preload`` that has it so."""
+        self.log.warning(
+            f"generation {generation}: not preloaded, each worker imports the app for itself: "
+            f"{since and since + ', '}the import {reasons}; set preload to always or never to decide it"
+        )
+        return "never"
 
     def not_started(self, generation: int, reason: str) -> None:
         self.log.error(f"generation {generation}: {reason}")
@@ -350,13 +362,10 @@ class Population:
             zygote.stopping = True
             self.tell(rollout.LoadFailed(generation, message["message"], time.monotonic()))
         elif message.kind == "UNSAFE":
-            self.log.warning(
-                f"generation {generation}: not preloaded, each worker imports the app for itself: "
-                f"the import {message['reasons']}; set preload to always or never to decide it"
-            )
-            zygote.stopping = True
+            self.findings.note(zygote.config, message["reasons"])
+            preload = self.not_preloaded(generation, message["reasons"])
             self.stop_zygote(zygote)
-            self.start_zygote(generation, zygote.config, preload="never")
+            self.start_zygote(generation, zygote.config, preload)
         elif message.kind == "SPAWN_FAILED":
             worker = self.workers.get(message["id"])
             if worker:

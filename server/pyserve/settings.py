@@ -115,7 +115,8 @@ SETTINGS = (
     Setting(
         "preload", "Application", ("--preload",), Choice(("auto", "always", "never"), yes="always", no="never"), "auto",
         "Import the application once and fork the workers from it, so that they share its memory and start at once. "
-        "auto does so unless the import started threads or opened connections, which must not be shared.",
+        "auto does so unless the import left something that must not be shared: threads, connections, child "
+        "processes, exit callbacks and the like.",
     ),
     # ------------------------------------------------------------------------------------------------------------
     Setting(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -13,16 +16,17 @@ import pytest
 from support import serve
 
 AUDIT = """
-from pyserve_workers.audit import audit, descriptors
-before = descriptors()
+from pyserve_workers.audit import Audit
+{before}
+with Audit() as audit:
 {code}
-print(audit(before))
+print(audit.found())
 """
 
 
-def audit_of(code: str) -> str:
-    """What the audit says in a fresh interpreter in which ``code`` is the import."""
-    program = AUDIT.format(code=textwrap.dedent(code))
+def audit_of(code: str, before: str = "") -> str:
+    """What the audit says in a fresh interpreter in which ``code`` is the import, after ``before``."""
+    program = AUDIT.format(before=before, code=textwrap.indent(textwrap.dedent(code) or "pass", "    "))
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -48,6 +52,15 @@ CLIENT = (
         "import tempfile; kept = tempfile.TemporaryFile()",
         "import sqlite3; kept = sqlite3.connect(':memory:')",
         "import os; os.pipe()",
+        "import logging, logging.config, requests",
+        "import django.core.wsgi, django.contrib.auth.signals",
+        "import subprocess; subprocess.run(['true'])",
+        "import subprocess, time; p = subprocess.Popen(['true']); time.sleep(0.5)",
+        "import atexit; register = atexit.register; register(print); atexit.unregister(print)",
+        "import tempfile; folder = tempfile.TemporaryDirectory(); folder.cleanup()",
+        "import tempfile; file = tempfile.NamedTemporaryFile(); file.close()",
+        "import weakref; weakref.finalize(lambda: 0, print)",  # its object is gone already
+        "import signal; signal.setitimer(signal.ITIMER_REAL, 5); signal.setitimer(signal.ITIMER_REAL, 0)",
     ],
 )
 def test_harmless(code: str) -> None:
@@ -98,15 +111,83 @@ threading.Thread(target=time.sleep, args=(60,), daemon=True, name="ticker").star
             f"import asyncio\nkept = asyncio.new_event_loop()\n{TICKER}",
             "started 1 thread (ticker) and made an event loop (_UnixSelectorEventLoop)",
         ),
+        ("import subprocess; kept = subprocess.Popen(['cat'], stdin=subprocess.PIPE)", "started 1 process (cat)"),
+        ("import signal; signal.setitimer(signal.ITIMER_PROF, 60)", "started a timer (setitimer or alarm)"),
+        ("import signal; signal.alarm(60)", "started a timer (setitimer or alarm)"),
+        (
+            "import ctypes; ctypes.CDLL(None).timerfd_create(1, 0)",
+            "opened a timer descriptor",
+        ),
+        ("import atexit, shutil; atexit.register(shutil.copy, 'a', 'b')", "registered an exit callback (shutil:copy)"),
+        (
+            "import atexit, os, functools; atexit.register(functools.partial(os.unlink, '/nowhere'))",
+            "registered an exit callback (posix:unlink)",
+        ),
+        (
+            "class Pool:\n    def close(self): pass\nimport atexit\natexit.register(Pool().close)",
+            "registered an exit callback (__main__:Pool.close)",
+        ),
+        (
+            "import tempfile; folder = tempfile.TemporaryDirectory()",
+            "registered a finalizer that runs at exit (tempfile:TemporaryDirectory._cleanup)",
+        ),
+        (
+            "import tempfile; file = tempfile.NamedTemporaryFile(prefix='/tmp/x', suffix='y')",
+            "made a temporary file (/tmp/x*y)",
+        ),
     ],
 )
 def test_what_a_fork_would_break(code: str, found: str) -> None:
-    assert audit_of(code) == found
+    before, star, after = found.partition("*")
+    said = audit_of(code)
+    assert said == found or (star and said.startswith(before) and said.endswith(after)), said
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "multiprocessing.Process(target=time.sleep, args=(60,), daemon=True).start()",
+        "kept = multiprocessing.Pool(1)",
+        "kept = multiprocessing.Manager()",
+    ],
+)
+def test_processes_of_multiprocessing(made: str) -> None:
+    assert re.search(r"started \d process(es)? \(", audit_of(f"import multiprocessing, time; {made}"))
+
+
+LAZY = """
+class Lazy:
+    @property
+    def __class__(self):
+        raise RuntimeError("evaluated")
+
+    def __eq__(self, other):
+        raise RuntimeError("compared")
+
+    __hash__ = None
+
+lazy = [Lazy(), Lazy()]
+import asyncio, tempfile, gevent
+loop = asyncio.new_event_loop()
+loop.close()
+gevent.sleep(0)
+from django.utils.functional import SimpleLazyObject
+
+def evaluate():
+    raise RuntimeError("evaluated")
+
+lazy.append(SimpleLazyObject(evaluate))
+from django.contrib.staticfiles.storage import staticfiles_storage  # settings are not configured: it raises
+"""
+
+
+def test_a_look_evaluates_no_lazy_object() -> None:
+    assert audit_of(LAZY) == ""
 
 
 def test_what_was_open_before_the_import_is_not_its_doing() -> None:
-    code = "import select; ours = select.epoll()\nbefore = descriptors()"
-    assert audit_of(code) == ""
+    before = "import atexit, select, tempfile; ours = select.epoll(); folder = tempfile.TemporaryDirectory()"
+    assert audit_of("", before) == ""
 
 
 def test_many_peers_are_not_all_named() -> None:
@@ -192,3 +273,74 @@ def test_an_app_that_connects_at_import_is_loaded_by_each_worker_for_itself(tmp_
                 rf"the import connected a socket to 127\.0\.0\.1:{port};"
             )
             assert {server.get("/").text for _ in range(8)} == {"own"}
+
+
+FOLDER = """
+import os, tempfile
+
+folder = tempfile.TemporaryDirectory()
+file = tempfile.NamedTemporaryFile()
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [f"{os.path.isdir(folder.name)} {os.path.isfile(file.name)} {os.getpid()}".encode()]
+"""
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_worker_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    """Forked from one import, each would remove the same folder at its end."""
+    (tmp_path / "app.py").write_text(FOLDER)
+    with serve("app:wsgi", "--workers", "2", cwd=tmp_path) as server:
+        assert (
+            "the import registered a finalizer that runs at exit (tempfile:TemporaryDirectory._cleanup)" in server.log
+        )
+        assert "set preload to always or never to decide it" in server.log
+        first = server.workers()[0]
+        os.kill(first, signal.SIGTERM)
+        server.wait_for(lambda: first not in server.workers() and len(server.workers()) == 2)
+        server.wait_for(lambda: len({server.get("/").text.split()[2] for _ in range(8)}) == 2)
+        assert {server.get("/").text.rpartition(" ")[0] for _ in range(8)} == {"True True"}
+
+
+def test_a_lazy_object_that_raises_ends_no_start(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(LAZY + "from wsgiref.simple_server import demo_app as wsgi\n")
+    with serve("app:wsgi", cwd=tmp_path) as server:
+        assert server.get("/").status_code == 200
+        assert "not preloaded" not in server.log
+
+
+THREAD = """
+import os, threading, time
+
+with open("imports", "a") as file:
+    print(os.getpid(), file=file)
+threading.Thread(target=time.sleep, args=(600,), daemon=True, name="ticker").start()
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [str(os.getpid()).encode()]
+"""
+
+
+def test_what_was_found_is_remembered_until_the_code_changes(tmp_path: Path) -> None:
+    """An import can take a minute; each reload would do it once for nothing."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text(THREAD)
+    with serve("app:wsgi", "--workers", "1", "--chdir", "code", cwd=tmp_path) as server:
+
+        def reload_imports(times: int) -> str:
+            before, said = (tmp_path / "code" / "imports").read_text().split(), len(server.log)
+            server.signal(signal.SIGHUP)
+            server.wait_for(lambda: "reload done" in server.log[said:])
+            after = (tmp_path / "code" / "imports").read_text().split()
+            assert len(after) - len(before) == times, after
+            return server.log[said:]
+
+        assert "not preloaded, each worker imports the app for itself: the import started 1 thread" in server.log
+        said = reload_imports(1)  # by its worker
+        assert "as was found before, the import started 1 thread (ticker)" in said
+        (tmp_path / "code" / "app.py").write_text(f"{THREAD}\n")
+        assert "as was found before" not in reload_imports(2)  # by the zygote, too
+        (tmp_path / "code" / "app.py").write_text(THREAD.replace("threading.Thread", "# "))
+        assert "not preloaded" not in reload_imports(1)

@@ -10,6 +10,7 @@ import sys
 
 from pyserve.errors import HookTimeout
 from pyserve.hooktime import Call
+from pyserve_workers.living import living
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,14 +31,13 @@ def audit() -> str:
     hub = current()
     if hub is None:
         return ""
-    import gc
-
     from greenlet import getcurrent, greenlet
 
     if hub._threadpool is not None:  # its threads have greenlets of their own
         hub._threadpool.kill()
-    known = (hub, getcurrent())
-    left = sum(isinstance(thing, greenlet) and not thing.dead and thing not in known for thing in gc.get_objects())
+    known = {id(hub), id(getcurrent())}
+    found = living(lambda kind: issubclass(kind, greenlet))
+    left = sum(not greenlet.dead.__get__(each) and id(each) not in known for each in found)
     return f"started {left} greenlet{'s' if left > 1 else ''}" if left else ""
 
 

@@ -28,8 +28,7 @@ from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
 from pyserve_workers import hubs, namedhooks, randomness
-from pyserve_workers.audit import audit
-from pyserve_workers.audit import descriptors as descriptors_of_now
+from pyserve_workers.audit import Audit
 from pyserve_workers.system import fork, poll, socket, waitpid
 
 TYPE_CHECKING = False
@@ -186,9 +185,9 @@ class Zygote:
             if generation.access_log_fd is not None:  # a wrong format is found before there are workers
                 AccessLog(generation.access_log_fd, generation.config.access_logformat)
             if generation.preload != "never":
-                before = descriptors_of_now()
-                description = generation.load_app()
-                unsafe = audit(before) if generation.preload == "auto" else ""
+                with Audit() as audit:
+                    description = generation.load_app()
+                unsafe = audit.found() if generation.preload == "auto" else ""
                 if unsafe:
                     self.channel.send("UNSAFE", reasons=unsafe)
                     return False
