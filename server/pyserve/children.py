@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from pyserve import pidfds
 from pyserve.channel import Channel
@@ -186,7 +187,7 @@ class WorkerProcess(Child):
 
     PLAIN = (
         *Child.PLAIN, "slot_index", "leaving", "deadline", "boot_failure", "cut", "takes", "heartbeat",
-        "pressed_request",
+        "pressed_request", "asked_for",
     )  # fmt: skip
 
     def __init__(
@@ -208,6 +209,7 @@ class WorkerProcess(Child):
         self.stacks = stacks or StackFile.create()
         # An eventfd, rung when others should take over what waits behind its request.
         self.bell = bell if bell >= 0 else os.eventfd(0, os.EFD_CLOEXEC)
+        self.asked_for = time.monotonic()
         self.leaving = ""  # the cause, once it was told to drain or says that it does
         self.deadline = float("inf")  # of its drain, CLOCK_MONOTONIC seconds
         self.boot_failure = ""

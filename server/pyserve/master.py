@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import __version__, descriptors, handoff, linux, rollout, shutdown
+from pyserve import __version__, cpus, descriptors, handoff, linux, rollout, shutdown
 from pyserve.ending import Ending
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
@@ -69,7 +69,12 @@ class Master:
         self.responder = Responder(self.population)
         self.recycling = Recycling(self.population.workers, self.tell, self.log)
         self.fairness = Fairness(self.population)
-        self.state = rollout.State(plan_of(config), crash_window=config.crash_window, max_crashes=config.max_crashes)
+        self.state = rollout.State(
+            plan_of(config),
+            crash_window=config.crash_window,
+            max_crashes=config.max_crashes,
+            debt_share=max(0.5, cpus.usable() / 2),
+        )
         self.signals: list[int] = []
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.exit_code = ExitCode.OK
@@ -447,7 +452,8 @@ class Master:
 
     def do_degraded(self, action: rollout.Degraded) -> None:
         text = f"degraded: {action.crashes} crashes in {self.state.crash_window:g} s"
-        self.log.critical(f"{text}; workers are started again after {action.retry_in:.1f} s each time")
+        when = f"after {action.retry_in:.1f} s each time" if action.retry_in else "at once"
+        self.log.critical(f"{text}; workers are started again {when}")
         self.notifier.status(text)
 
     def do_recovered(self, _action: rollout.Recovered) -> None:

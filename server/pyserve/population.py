@@ -22,6 +22,7 @@ from pyserve.exclusion import Exclusion
 from pyserve.findings import Findings
 from pyserve.oom import OomKills
 from pyserve.scoreboard import free_slot
+from pyserve.suspects import Suspects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Population:
         self.failure: tuple[int, str] = (ExitCode.APP, "")
         self.oom_kills = OomKills()
         self.findings = Findings()
+        self.suspects = Suspects()
         self.stopping = False  # from here on, requests that are cut count
         self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
         self.unserved = False  # everything drains, and no worker accepted before
@@ -381,7 +383,7 @@ class Population:
             else:
                 process.pressure = None
             process.heartbeat = message["heartbeat"]
-            self.tell(rollout.WorkerReady(process.worker.id))
+            self.tell(rollout.WorkerReady(process.worker.id, time.monotonic() - process.asked_for))
         elif message.kind == "BOOT_FAILED":
             process.boot_failure = message["message"]
             self.fail(message, f"{process.name} could not start: ")
@@ -487,7 +489,9 @@ class Population:
             process.count_cut()
         if self.stopping:
             self.cut += process.cut
-        lost = loss(process.cut, process.slot.request_line if process.slot.get("active") else "")
+        now, line = time.monotonic(), process.slot.request_line if process.slot.get("active") else ""
+        lost = loss(process.cut, line)
+        has_served = bool(line or process.slot.get("requests"))
         process.slot.clear()
         self.exclusion.ended(process.worker.id)
         self.tell_siblings()
@@ -496,7 +500,10 @@ class Population:
         elif process.killed_because != "fast shutdown":
             level = self.log.info if process.boot_failure or (self.stopping and not process.pid) else self.log.error
             level(f"{process.name} {ended}{lost}")
-        self.tell(rollout.WorkerGone(process.worker.id, process.boot_failure or f"a worker {ended}", time.monotonic()))
+            if line and not process.leaving and (suspicion := self.suspects.note(line, now)):
+                self.log.error(suspicion)
+        reason = process.boot_failure or f"a worker {ended}"
+        self.tell(rollout.WorkerGone(process.worker.id, reason, now, has_served))
 
     def bury(self, child: Child) -> None:
         self.forget(child.channel.fileno())

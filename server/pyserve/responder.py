@@ -42,7 +42,7 @@ def serving(state: rollout.State) -> list[int]:
 
 def worth_saying(state: rollout.State, nobody_since: float, now: float) -> bool:
     """Nobody serves, since then. Will it take so long that clients should know?"""
-    return state.retry_at - now > WORTH_SAYING or now - nobody_since > PATIENCE
+    return rollout.retry_at(state) - now > WORTH_SAYING or now - nobody_since > PATIENCE
 
 
 class Responder:
@@ -98,11 +98,12 @@ class Responder:
             self.answered = self.slot_requests()
             log = self.log.info if self.blocked else self.log.warning
             log("no worker can answer: the responder answers with 503 until one does again")
-        if self.on or state.retry_at > now:
+        retry_at = rollout.retry_at(state)
+        if self.on or retry_at > now:
             self.needed_until = now
             if self.process is None and now >= self.start_at:
                 self.start(config, now)
-        self.say(state.retry_at)
+        self.say(retry_at)
         self.population.let_help(self.on and self.blocked and self.process is not None and not self.process.leaving)
 
     def hush(self) -> None:

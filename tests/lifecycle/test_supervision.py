@@ -142,6 +142,35 @@ def suspend(pid: int) -> None:
     os.kill(pid, signal.SIGCONT)
 
 
+def all_but_not(server: Server, number: int, before: list[int]) -> bool:
+    """Are there so many workers, and not the same as before?"""
+    return len(server.workers()) == number and server.workers() != before
+
+
+POISON = 30  # requests, each of which ends a worker
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_request_that_ends_workers_keeps_nobody_else_from_being_served(project: Project) -> None:
+    """One client sends it again and again. Each worker is replaced at once, and the log names the request."""
+    project.append(DYING)
+    with serve("app:dies", "--workers", "4", cwd=project.folder) as server:
+        with Load(server.url, threads=2, pause=0.01) as load:
+            for _ in range(POISON):
+                before = server.workers()
+                with contextlib.suppress(requests.ConnectionError):
+                    server.get("/now?segv")
+                server.wait_for(partial(all_but_not, server, 4, before))
+            good = len(load.answers)
+            server.wait_for(lambda: len(load.answers) > good + 10)
+        assert {status for status, _ in load.answers} == {200}
+        assert len(load.failures) <= POISON, "who was in the same worker"
+        assert re.search(r"GET /now was in the app when 2 workers ended in the last 60 s: it is the likely", server.log)
+        assert "the responder" not in server.log
+        assert "degraded: " in server.log
+        assert "workers are started again at once" in server.log
+
+
 def test_after_a_suspension_nobody_is_late(project: Project, worker_class: str) -> None:
     """As when a virtual machine is paused: every request and every heartbeat looks too old to who only sees the clock.
 

@@ -233,7 +233,10 @@ def test_handoff_queue() -> None:
 
 
 PLANS = [rollout.Plan(), rollout.Plan(3, "25%", "10%", True, 0.5, 7.0)]
-GENERATIONS = [rollout.Generation(1, PLANS[0], rollout.READY), rollout.Generation(2, PLANS[1])]
+GENERATIONS = [
+    rollout.Generation(1, PLANS[0], rollout.READY),
+    rollout.Generation(2, PLANS[1], rollout.FAILED, (0.5, 1.5), 2.5),
+]
 WORKERS = [Worker(1, 0, 1, rollout.SERVING, "max_memory"), Worker(2, 1, 2)]
 
 
@@ -244,7 +247,9 @@ WORKERS = [Worker(1, 0, 1, rollout.SERVING, "max_memory"), Worker(2, 1, 2)]
         rollout.State(
             PLANS[1], rollout.SOAKING, 1, 2, 0, 2, tuple(GENERATIONS), tuple(WORKERS), PLANS[1], crashes=(0.5,)
         ),
-        rollout.State(PLANS[1], rollout.STABLE, good=2, previous=1, workers=(WORKERS[1],), degraded=True, retry_at=9.5),
+        rollout.State(
+            PLANS[1], rollout.STABLE, good=2, previous=1, workers=(WORKERS[1],), degraded=True, repair_at=9.5
+        ),
     ],
 )
 def test_rollout(state: rollout.State) -> None:

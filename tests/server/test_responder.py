@@ -25,16 +25,16 @@ def test_before_the_first_worker_and_after_the_last_there_is_nothing_to_say(phas
 
 
 def test_who_has_to_wait_for_a_moment_only_is_not_told() -> None:
-    state = rollout.State(phase=rollout.STABLE, retry_at=100.75)
+    state = rollout.State(phase=rollout.STABLE, repair_at=100.75)
     assert not worth_saying(state, 100.0, now=100.0)
 
 
 def test_a_long_wait_is_told_at_once() -> None:
-    state = rollout.State(phase=rollout.STABLE, retry_at=101.125)
+    state = rollout.State(phase=rollout.STABLE, repair_at=101.125)
     assert worth_saying(state, 100.0, now=100.0)
 
 
 def test_a_worker_that_does_not_come_is_not_waited_for_for_ever() -> None:
-    state = rollout.State(phase=rollout.STABLE, retry_at=100.0)
+    state = rollout.State(phase=rollout.STABLE, repair_at=100.0)
     assert not worth_saying(state, 100.0, now=101.0)
     assert worth_saying(state, 100.0, now=100.1 + PATIENCE)

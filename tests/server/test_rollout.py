@@ -326,7 +326,7 @@ def test_reload_of_a_repaired_app_does_not_wait_for_what_crashes() -> None:
         world.gone(world.living()[0].id)
         world.tick(backoff(100))
     world.gone(world.living()[0].id)
-    assert world.state.retry_at > world.now
+    assert rollout.retry_at(world.state) > world.now
     world.tell(Reload(plan(1)))
     assert Spawn(Worker(world.state.last_id + 1, 0, 2)) in world.tell(Loaded(2))
 
@@ -351,6 +351,47 @@ def test_crashes_are_repaired_ever_more_slowly_and_then_are_called_by_their_name
     assert world.tick(58.0) == [], "the last crash is not a minute ago"
     assert world.tick(2.0) == [Recovered()]
     world.assert_whole()
+
+
+def test_worker_that_has_served_is_replaced_at_once_each_time_that_it_crashes() -> None:
+    """One client can send the request that ends a worker again and again. The others have done nothing."""
+    world = serving(target=2, max_crashes=3)
+    for number in range(100):
+        world.tick(0.1)
+        [spawn] = [it for it in world.gone(world.serving()[-1], has_served=True) if isinstance(it, Spawn)]
+        world.ready(spawn.worker.id, took=0.02)
+        assert world.state.degraded == (number >= 2), "it is no quiet time for all that"
+    assert len(world.serving()) == 2
+
+
+def test_boots_that_take_long_may_take_half_of_the_machine() -> None:
+    world = serving(target=2)
+    world.gone(2, has_served=True)
+    crashes = 1
+    began = world.now
+    for _ in range(1200):
+        for worker in world.in_state(BOOTING):
+            world.ready(worker, took=3.0)
+        if len(world.serving()) == 2:
+            crashes += 1
+            world.gone(world.serving()[-1], has_served=True)
+        world.tick(0.1)
+    assert 0.9 < (crashes * 3.0 / (world.now - began)) / world.state.debt_share < 1.2
+
+
+def test_what_has_not_served_waits_for_its_own_generation_only() -> None:
+    world = serving(target=1, plan=plan(1, keep=0.0))
+    for _ in range(6):
+        world.gone(world.living()[0].id)
+        world.tick(20.0)
+    world.gone(world.living()[0].id)
+    assert rollout.retry_at(world.state) > world.now
+    world.tell(Reload(plan(1)))
+    world.tell(Loaded(2))
+    [canary] = world.in_state(BOOTING)
+    world.ready(canary)
+    assert rollout.retry_at(world.state) <= world.now, "the new code has not crashed"
+    assert world.gone(canary) == [Spawn(Worker(canary + 1, 0, 2))]
 
 
 def test_worker_that_leaves_by_itself_is_replaced_at_once() -> None:

@@ -122,7 +122,7 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.world.serving())
     @rule(which=PICK)
     def worker_crashes(self, which: int) -> None:
-        self.world.gone(self.pick(self.world.serving(), which))
+        self.world.gone(self.pick(self.world.serving(), which), has_served=bool(which % 2))
 
     @precondition(lambda self: self.world.serving())
     @rule(which=PICK, cause=st.sampled_from(WORN))
@@ -229,7 +229,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def retry_is_near(self) -> None:
-        assert self.world.state.retry_at <= self.world.now + rollout.BACKOFF_LIMIT
+        assert rollout.retry_at(self.world.state) <= self.world.now + rollout.BACKOFF_LIMIT
 
     def teardown(self) -> None:
         world = self.world

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pyserve.rollout import (
+    BACKOFF_LIMIT,
     BOOTING,
     CANARY,
     CHECKING,
@@ -58,8 +59,8 @@ from pyserve.rollout import (
     WorkerReady,
     Worn,
     ZygoteGone,
-    backoff,
     fewest,
+    retry_at,
     step,
     surge,
     way_back,
@@ -100,7 +101,8 @@ class World:
         """What is true after every step, whatever happened."""
         state = self.state
         known = {generation.number: generation.zygote for generation in state.generations}
-        assert state.workers == tuple(self.workers.values()), "the rollout knows its workers"
+        workers = tuple(worker._replace(took=0.0) for worker in state.workers)
+        assert workers == tuple(self.workers.values()), "the rollout knows its workers"
         assert known.items() >= self.zygotes.items(), "the rollout knows its zygotes"
         assert state.good == self.committed, "exactly one generation is committed"
         if state.phase == STOPPING:
@@ -164,14 +166,16 @@ class World:
         worker = self.workers[action.id]
         assert self.before.phase == CANARY
         assert not self.state.gated
-        assert self.event == WorkerReady(action.id) or (self.event == Gate(False) and worker.state == WAITING)
+        is_ready = isinstance(self.event, WorkerReady) and self.event.id == action.id
+        assert is_ready or (self.event == Gate(False) and worker.state == WAITING)
         assert worker.generation == self.state.next > self.committed
         self.checked.add(action.id)
         self.workers[action.id] = worker._replace(state=CHECKING)
 
     def Go(self, action: Go) -> None:  # noqa: N802
         expected = CheckPassed if action.id in self.checked else WorkerReady
-        assert self.event == expected(action.id), "no worker serves before it is ready"
+        assert isinstance(self.event, expected)
+        assert self.event.id == action.id, "no worker serves before it is ready"
         assert self.workers[action.id].state == (CHECKING if action.id in self.checked else BOOTING)
         assert action.id not in self.went, "GO is said once"
         self.went.add(action.id)
@@ -230,7 +234,8 @@ class World:
 
     def Degraded(self, action: Degraded) -> None:  # noqa: N802
         assert action.crashes >= self.state.max_crashes
-        assert action.retry_in == backoff(action.crashes)
+        assert action.retry_in >= 0.0
+        assert action.retry_in <= BACKOFF_LIMIT or self.event.has_served  # type: ignore[union-attr]  # a crash
 
     def Recovered(self, _: Recovered) -> None:  # noqa: N802
         assert self.before.degraded
@@ -250,8 +255,8 @@ class World:
     def in_state(self, state: str) -> list[int]:
         return [worker.id for worker in self.workers.values() if worker.state == state]
 
-    def ready(self, worker: int) -> list[Action]:
-        return self.tell(WorkerReady(worker))
+    def ready(self, worker: int, took: float = 0.0) -> list[Action]:
+        return self.tell(WorkerReady(worker, took))
 
     def worn(self, worker: int, cause: str = "max_requests") -> list[Action]:
         return self.tell(Worn(worker, cause))
@@ -265,8 +270,10 @@ class World:
     def roll_back(self) -> list[Action]:
         return self.tell(Rollback())
 
-    def gone(self, worker: int, reason: str = "a worker was killed by SIGSEGV") -> list[Action]:
-        return self.tell(WorkerGone(worker, reason, self.now))
+    def gone(
+        self, worker: int, reason: str = "a worker was killed by SIGSEGV", has_served: bool = False
+    ) -> list[Action]:
+        return self.tell(WorkerGone(worker, reason, self.now, has_served))
 
     def load_failed(self, generation: int) -> list[Action]:
         return self.tell(LoadFailed(generation, "no module named 'app'", self.now))
@@ -292,7 +299,7 @@ class World:
             for worker in self.in_state(DRAINING):
                 self.gone(worker, "exited with code 0")
             self.tick(1.0)
-            waits = self.state.phase == SOAKING or self.now < self.state.retry_at
+            waits = self.state.phase == SOAKING or self.now < retry_at(self.state)
             if self.state == before._replace(now=self.now) and not waits:
                 return
         pytest.fail(f"it never settles: {self.state}")

@@ -20,7 +20,10 @@ def carried(state: State) -> dict[str, Any]:
 
 
 def resume(record: dict[str, Any]) -> State:
-    generations = [Generation(**{**each, "plan": Plan(**each["plan"])}) for each in record["generations"]]
+    generations = [
+        Generation(**{**each, "plan": Plan(**each["plan"]), "boot_failures": tuple(each["boot_failures"])})
+        for each in record["generations"]
+    ]
     records = {
         "plan": Plan(**record["plan"]),
         "queued": Plan(**record["queued"]) if record["queued"] else None,

@@ -48,6 +48,7 @@ class ZygoteGone(NamedTuple):
 
 class WorkerReady(NamedTuple):
     id: int
+    took: float = 0.0  # seconds, to boot
 
 
 class CheckPassed(NamedTuple):
@@ -80,6 +81,7 @@ class WorkerGone(NamedTuple):
     id: int
     reason: str
     now: float
+    has_served: bool = False  # has it answered a request, or was it in one?
 
 
 class Scale(NamedTuple):

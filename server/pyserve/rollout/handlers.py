@@ -78,7 +78,7 @@ def load_failed(state: State, event: events.LoadFailed) -> tuple[State, list[Act
         return give_up(state, event.reason)
     if event.generation == state.next:
         return abort(state, event.reason)
-    return back_off(with_zygote(state, event.generation, FAILED))
+    return back_off(with_zygote(state, event.generation, FAILED), event.generation)
 
 
 def zygote_gone(state: State, event: events.ZygoteGone) -> tuple[State, list[Action]]:
@@ -95,6 +95,7 @@ def worker_ready(state: State, event: events.WorkerReady) -> tuple[State, list[A
     worker = find(state, event.id)
     if worker is None or worker.state != BOOTING:
         return state, []
+    worker = worker._replace(took=event.took)
     if is_canary(state, worker) and not going_back(state) and plan_of(state, worker.generation).check:
         return with_worker(state, worker._replace(state=WAITING)), []
     return serve(state, worker)
@@ -144,7 +145,8 @@ def worker_gone(state: State, event: events.WorkerGone) -> tuple[State, list[Act
         return state, []
     if state.phase == STARTING and worker.state == BOOTING:
         return give_up(state, event.reason)
-    return crashed(state, worker.generation, event.reason)
+    of_use = worker.state == SERVING and event.has_served
+    return crashed(state, worker.generation, event.reason, worker if of_use else None)
 
 
 def gate(state: State, event: events.Gate) -> tuple[State, list[Action]]:

@@ -27,6 +27,7 @@ from pyserve.rollout.state import (
     goal,
     living,
     outgoing,
+    retry_at,
     serving,
     settled,
     surge,
@@ -70,9 +71,9 @@ def prepare(state: State, phase: str, plan: Plan) -> tuple[State, list[Action]]:
 
 
 def retry_zygotes(state: State) -> tuple[State, list[Action]]:
-    failed = [generation.number for generation in state.generations if generation.zygote == FAILED]
-    if failed and state.now >= state.retry_at:
-        return with_zygote(state, failed[0], LOADING), [StartZygote(failed[0])]
+    for generation in state.generations:
+        if generation.zygote == FAILED and state.now >= generation.retry_at:
+            return with_zygote(state, generation.number, LOADING), [StartZygote(generation.number)]
     return state, []
 
 
@@ -108,8 +109,7 @@ def canary_is_missing(state: State) -> bool:
 def spawn(state: State) -> tuple[State, list[Action]]:
     there, ours = living(state), wanted(state)
     limit = state.plan.target + (surge(state.plan) if len(ours) < len(there) else 0)
-    crashing = bool(state.crashes) and state.now < state.retry_at
-    if len(ours) < state.plan.target and len(there) < limit and not crashing:
+    if len(ours) < state.plan.target and len(there) < limit and state.now >= retry_at(state):
         return spawn_one(state, goal(state))
     return state, []
 

@@ -37,7 +37,7 @@ DRAINING = "draining"
 # Of a zygote.
 LOADING = "loading"
 READY = "ready"
-FAILED = "failed"  # it died, or could not be started again; another is started at retry_at
+FAILED = "failed"  # it died, or could not be started again; another is started at its generation's retry_at
 
 
 class Plan(NamedTuple):
@@ -57,6 +57,7 @@ class Worker(NamedTuple):
     generation: int
     state: str = BOOTING
     worn: str = ""  # the limit that it has reached: a fresh one is to take its place
+    took: float = 0.0  # seconds, to boot
 
 
 class Generation(NamedTuple):
@@ -65,6 +66,8 @@ class Generation(NamedTuple):
     number: int
     plan: Plan
     zygote: str = LOADING
+    boot_failures: tuple[float, ...] = ()  # when something of it ended before it was of use, in the last crash_window
+    retry_at: float = 0.0  # nothing of it is started again before
 
 
 class State(NamedTuple):
@@ -86,7 +89,10 @@ class State(NamedTuple):
     crash_window: float = 60.0
     max_crashes: int = 5
     degraded: bool = False
-    retry_at: float = 0.0  # nothing crashed is started again before
+    debt: float = 0.0  # seconds that boots for workers that crashed have taken, less what they may since; at debt_at
+    debt_at: float = 0.0
+    debt_share: float = 0.5  # seconds that they may take in each second, on average
+    repair_at: float = 0.0  # such workers are not replaced before
     chance: float = 0.0  # from 0 to 1, another one with each event: the only thing here that is left to it
     last_id: int = 0  # of workers
     gated: bool = False  # a request is alone in the app, or about to be: see reconcile.WHILE_GATED
@@ -139,8 +145,15 @@ def way_back(state: State) -> int:
 
 def due(state: State) -> float:
     """When a Tick will next change something; infinity if nothing waits for time."""
-    times = [state.retry_at, state.soak_until, state.previous_until if state.previous else 0.0]
+    times = [state.repair_at, state.soak_until, state.previous_until if state.previous else 0.0]
+    times += [generation.retry_at for generation in state.generations]
     return min((time for time in times if time > state.now), default=float("inf"))
+
+
+def retry_at(state: State) -> float:
+    """Before that, nothing that is missing of the generation that serves is started again."""
+    number = goal(state)
+    return max([state.repair_at, *(each.retry_at for each in state.generations if each.number == number)])
 
 
 def living(state: State) -> list[Worker]:
@@ -193,6 +206,14 @@ def with_worker(state: State, worker: Worker) -> State:
 def with_zygote(state: State, number: int, what: str) -> State:
     return state._replace(
         generations=tuple(g._replace(zygote=what) if g.number == number else g for g in state.generations)
+    )
+
+
+def with_boot_failures(state: State, number: int, times: tuple[float, ...], retry_at: float) -> State:
+    return state._replace(
+        generations=tuple(
+            g._replace(boot_failures=times, retry_at=retry_at) if g.number == number else g for g in state.generations
+        )
     )
 
 

@@ -1,0 +1,31 @@
+"""Which request is said to end workers."""
+
+from __future__ import annotations
+
+from pyserve.suspects import REMEMBERED, Suspects
+
+
+def test_a_line_is_named_at_its_second_crash_and_once_a_minute() -> None:
+    suspects = Suspects()
+    assert suspects.note("GET /crash?id=1", 100.0) == ""
+    said = suspects.note("GET /crash?id=2", 101.0)
+    assert said == "GET /crash was in the app when 2 workers ended in the last 60 s: it is the likely cause"
+    assert suspects.note("GET /crash", 102.0) == ""
+    assert "when 3 workers" in suspects.note("GET /crash", 161.5)
+
+
+def test_different_lines_and_crashes_long_ago_are_no_suspects() -> None:
+    suspects = Suspects()
+    assert suspects.note("GET /a", 100.0) == ""
+    assert suspects.note("GET /b", 101.0) == ""
+    assert suspects.note("POST /a", 102.0) == ""
+    assert suspects.note("GET /a", 160.0) == ""
+
+
+def test_a_client_that_makes_up_lines_costs_no_memory() -> None:
+    suspects = Suspects()
+    for number in range(2 * REMEMBERED):
+        suspects.note(f"GET /{number}", 100.0)
+        suspects.note(f"GET /{number}", 100.0)
+    assert len(suspects.crashes) <= REMEMBERED + 1
+    assert len(suspects.named) <= 2 * REMEMBERED
