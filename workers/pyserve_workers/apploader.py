@@ -285,20 +285,25 @@ def user_traceback(error: BaseException) -> str:
     too slow, where it was."""
     import traceback
 
+    from pyserve_workers.failure import report
+
     if isinstance(error, HookTimeout):
         while error.__cause__ is not None:  # from the loop that has cancelled it to what it waited for
             error = error.__cause__
         frames = [each for each in traceback.walk_tb(error.__traceback__) if not _is_ours(each[0].f_globals)]
         stack = traceback.StackSummary.extract(iter(frames))
         return "".join(["Stack (most recent call last):\n", *stack.format()]).rstrip()
-    return "".join(traceback.format_exception(type(error), error, _users_frames(error))).rstrip()
+    return report(error, _users_frames(error))
 
 
 def _failure(doing: str, error: BaseException) -> AppError:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    text = str(error).partition("\n")[0]
     details = user_traceback(error)
+    try:
+        text = str(error).partition("\n")[0]
+    except Exception:  # noqa: BLE001  (the details say so)
+        text = ""
     return AppError(f"{doing} failed: {name}{text and ': ' + text}", details if "\n" in details else "")
 
 
