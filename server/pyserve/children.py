@@ -160,7 +160,7 @@ class Child:
 class Zygote(Child):
     """A generation's zygote."""
 
-    PLAIN = (*Child.PLAIN, "generation", "preload", "loaded", "stopping")
+    PLAIN = (*Child.PLAIN, "generation", "preload", "loaded", "stopping", "resting")
 
     def __init__(self, generation: int, config: Config, preload: str, channel: Channel, pid: int) -> None:
         super().__init__(channel, pid)
@@ -169,6 +169,23 @@ class Zygote(Child):
         self.preload = preload
         self.loaded = False
         self.stopping = False
+        self.resting = False
+
+    def has_threads(self) -> bool:
+        try:
+            return len(os.listdir(f"/proc/{self.pid}/task")) > 1
+        except OSError:  # it has just ended
+            return False
+
+    def rest(self) -> None:
+        """Nothing in it runs until somebody wakes it."""
+        self.resting = True
+        self.signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        if self.resting:
+            self.resting = False
+            self.signal(signal.SIGCONT)
 
     @classmethod
     def resume(cls, record: dict[str, Any], config: Config) -> Zygote:

@@ -405,6 +405,8 @@ class Master:
             self.done(f"generation {action.generation}, {self.workers}")
             return
         kept = f"; generation {action.previous} can come back for {self.config.keep_previous:g} s"
+        if self.population.rest(action.previous):
+            kept += ", and its threads rest until then"
         self.log.info(f"generation {action.generation} is committed{kept if action.previous else ''}")
 
     def do_aborted(self, action: rollout.Aborted) -> None:

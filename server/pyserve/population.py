@@ -188,6 +188,14 @@ class Population:
         zygote.stopping = True
         zygote.signal(signal.SIGKILL)
 
+    def rest(self, generation: int) -> bool:
+        """Suspend a generation's zygote if it has threads of the app's, such as a scheduler: nobody uses it now, and those
+        of the generation that serves do the same work. False if it has none."""
+        resting = [zygote for zygote in self.zygotes if zygote.generation == generation and zygote.has_threads()]
+        for zygote in resting:
+            zygote.rest()
+        return bool(resting)
+
     def is_preloaded(self, generation: int) -> bool:
         """Has its zygote the app's code in memory? Else each of its workers imports what it finds."""
         return all(zygote.preload != "never" for zygote in self.zygotes if zygote.generation == generation)
@@ -213,6 +221,7 @@ class Population:
         self.watch(process)
         fds = [theirs.fileno(), process.stacks.fd, process.bell]
         try:
+            zygote.wake()
             zygote.channel.send("SPAWN", fds=fds, id=worker.id, number=worker.number, slot=index)
         except OSError as error:  # it had to wait, and there was no descriptor for that
             process.boot_failure = f"it cannot be asked for: {error.strerror}"

@@ -216,6 +216,41 @@ def test_rollback_of_releases_in_folders_of_their_own_needs_no_preload(project: 
         assert server.get("/").text.startswith("one ")
 
 
+SCHEDULER = """
+import threading
+
+def schedule():
+    while True:
+        with open("jobs", "a") as file:
+            file.write(f"{VERSION} {os.getpid()}\\n")
+        time.sleep(0.01)
+
+threading.Thread(target=schedule, daemon=True).start()
+"""
+
+
+def test_a_scheduler_in_the_zygote_runs_once_also_while_the_old_generation_can_come_back(project: Project) -> None:
+    """With preload = always its thread lives in the zygote only, as people have it; after a reload, in one of two."""
+    project.append(SCHEDULER)
+    jobs = project.folder / "jobs"
+    with serving(project, "--workers", "1", "--reload-soak", "0", "--preload") as server:
+        server.wait_for(jobs.exists)
+        project.replace('"one"', '"two"')
+        said = ctl(project, "reload", "--wait")
+        assert "generation 1 can come back for 300 s, and its threads rest until then" in said
+        old, new = server.zygotes()
+
+        def only(version: str, zygote: int) -> bool:
+            jobs.write_text("")
+            server.wait_for(lambda: jobs.read_text().count("\n") >= 5)
+            return set(jobs.read_text().splitlines()) == {f"{version} {zygote}"}
+
+        server.wait_for(lambda: only("two", new))
+        ctl(project, "rollback", "--wait")
+        server.wait_for(lambda: only("one", old))
+        assert server.get("/").text.startswith("one ")
+
+
 def test_rollback_takes_the_configuration_of_before_too(project: Project) -> None:
     with serving(project, "--reload-soak", "0") as server:
         settings = project.folder / "pyserve.toml"
