@@ -189,7 +189,7 @@ class Population:
         zygote.signal(signal.SIGKILL)
 
     def rest(self, generation: int) -> bool:
-        """Suspend a generation's zygote if it has threads of the app's, such as a scheduler: nobody uses it now, and those
+        """Suspend a generation's zygote if it has threads of the app's, such as a scheduler: nobody uses it, and those
         of the generation that serves do the same work. False if it has none."""
         resting = [zygote for zygote in self.zygotes if zygote.generation == generation and zygote.has_threads()]
         for zygote in resting:
