@@ -18,12 +18,14 @@ import os
 import stat
 import time
 
-from pyserve import linux
+from pyserve import journal, linux
 from pyserve.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
+
+    from pyserve.journal import Journal
 
 DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR, "critical": CRITICAL}
@@ -75,6 +77,7 @@ class Log:
         self.fd = fd
         self.threshold = LEVELS[level]
         self._may_wait = linux.may_wait(fd)
+        self._journal = journal.find(fd)
         self.overheard: Callable[[str, str], None] | None = None  # told of each text, info and above, with its word
         self.lost = 0  # records that could not be written since the last one that was
         self.why_lost = ""
@@ -117,31 +120,40 @@ class Log:
             self._record(word, text)
 
     def _record(self, word: str, text: str) -> None:
-        if not self._put(self._format(word, text)):
+        if not self._put((word, text)):
             self.lost += 1
 
     def tell_lost(self) -> None:
         """Say how many records were lost, if there is room for that now: for when there is nothing else to say."""
         if self.lost:
-            self._put("")
+            self._put()
 
-    def _put(self, record: str) -> bool:
+    def _put(self, *records: tuple[str, str]) -> bool:
         lost = self.lost
         if lost:
             noun = "record was" if lost == 1 else "records were"
-            record = self._format("warn", f"{lost} {noun} lost before this one: {self.why_lost}") + record
-        if self._torn:
-            record = "\n" + record
-        if not self._write(record.encode("utf-8", "backslashreplace")):
-            return False
-        self.lost -= lost
-        return True
+            records = ("warn", f"{lost} {noun} lost before this one: {self.why_lost}"), *records
+        written = self._write(records) if self._journal is None else self._send(self._journal, records)
+        if written:
+            self.lost -= lost
+        return written == len(records)
+
+    def _send(self, to: Journal, records: Iterable[tuple[str, str]]) -> int:
+        """How many of them, which go one by one, the journal has taken."""
+        sent = 0
+        try:
+            for word, text in records:
+                to.send(word, f"{self._name.rstrip()}: {escaped(text)}")
+                sent += 1
+        except OSError as error:
+            self.why_lost = why_lost(error.errno or 0)
+        return sent
 
     def _format(self, word: str, text: str) -> str:
         shown = f"{word:<5}"
         if self._colour:
             shown = f"\x1b[{COLOURS[word]}m{shown}\x1b[0m"
-        body = text.rstrip("\n").translate(ESCAPES)
+        body = escaped(text)
         if "\n" in body:
             body = body.replace("\n", "\n" + INDENT)
         return f"{self._stamp(time.time())} {shown} {self._name}  {body}\n"
@@ -155,8 +167,10 @@ class Log:
             self._second = second
         return f"{self._date}.{int(now % 1 * 1000):03d} {self._offset}"
 
-    def _write(self, record: bytes) -> bool:
-        """Write all of a record. If that fails, remember why."""
+    def _write(self, records: Collection[tuple[str, str]]) -> int:
+        """Write all of them, and return how many they are, or 0. If that fails, remember why."""
+        text = "".join(self._format(*record) for record in records)
+        record = ("\n" + text if self._torn else text).encode("utf-8", "backslashreplace")
         write = linux.write_now if self._may_wait else os.write
         done = 0
         try:
@@ -166,9 +180,13 @@ class Log:
             self.why_lost = why_lost(error.errno or 0)
             if done:
                 self._torn = record[done - 1] != 10
-            return False
+            return 0
         self._torn = False
-        return True
+        return len(records)
+
+
+def escaped(text: str) -> str:
+    return text.rstrip("\n").translate(ESCAPES)
 
 
 def why_lost(number: int) -> str:

@@ -88,11 +88,15 @@ class Machine:
         return title(self.pid).startswith(SYSTEMD) and self.systemctl("is-active", TARGET, check=False) == "active"
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
-        """What ``systemctl`` prints inside; CalledProcessError, with its words, if it fails."""
-        command = ["nsenter", "-t", str(self.pid), "-m", "-p", "systemctl", *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        """What ``systemctl`` prints inside."""
+        return self.run("systemctl", *arguments, check=check)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """What a command prints inside; AssertionError, with its words, if it fails."""
+        inside = ["nsenter", "-t", str(self.pid), "-m", "-p", *command]
+        done = subprocess.run(inside, check=False, capture_output=True, text=True, timeout=120)
         if check and done.returncode != 0:
-            raise AssertionError(f"systemctl {' '.join(arguments)}: {done.stderr}")
+            raise AssertionError(f"{' '.join(command)}: {done.stderr}")
         return done.stdout.strip()
 
     def show(self, unit: str, name: str) -> str:

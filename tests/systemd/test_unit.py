@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+import requests
 
 from lifecycle.load import Load
 from support.installed import Installed
@@ -91,6 +94,52 @@ def test_usr2_upgrades_the_service_under_load(machine: Machine, folder: Path) ->
     service.wait_for_log("reload done: generation 2")
     service.systemctl("stop")
     assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
+
+
+JOURNAL = "StandardOutput=journal\nStandardError=journal"
+FAILING = """
+def wsgi(environ, start_response):
+    if environ["PATH_INFO"] == "/fail":
+        raise RuntimeError("on purpose\\nin two lines")
+    if environ["PATH_INFO"] == "/long":
+        raise RuntimeError("x" * 1_000_000)
+    environ["wsgi.errors"].write("a word of the app's\\n")
+    start_response("200 OK", [])
+    return [b"ok"]
+"""
+
+
+def test_a_record_is_one_entry_of_the_journal_with_its_priority(machine: Machine, folder: Path) -> None:
+    if not Path("/lib/systemd/systemd-journald").exists():
+        pytest.skip("systemd-journald is not installed")
+    machine.systemctl("start", "systemd-journald.service")
+    Service(machine, folder, "", JOURNAL)
+    (folder / "myapp.py").write_text(FAILING)
+
+    def entries() -> dict[str, dict[str, str]]:
+        """By the beginning of the text, without the process."""
+        lines = machine.run("journalctl", "--all", "--output=json", f"--unit={NAME}").splitlines()
+        found = [entry for entry in map(json.loads, lines) if entry.get("SYSLOG_IDENTIFIER") == "pyserve"]
+        return {str(entry["MESSAGE"]).partition(": ")[2][:40]: entry for entry in found}
+
+    machine.systemctl("start", NAME)
+    wait_for(lambda: any("ready: 2 workers" in text for text in entries()), "the journal")
+    url = next(text for text in entries() if text.startswith("listening on")).split()[-1]
+    for path in ("/", "/fail", "/long"):
+        requests.get(url + path, timeout=60)
+    wait_for(lambda: sum("answered with 500" in entry["MESSAGE"] for entry in entries().values()) == 2, "the journal")
+    found = entries()
+    assert found["ready: 2 workers"]["PRIORITY"] == "6"
+    assert found["ready: 2 workers"]["MESSAGE"] == "master: ready: 2 workers"
+    assert found["ready: 2 workers"]["_SYSTEMD_UNIT"] == NAME
+    assert found["a word of the app's"]["PRIORITY"] == "5"
+    failure = next(entry for text, entry in found.items() if text.startswith("GET /fail"))
+    assert failure["PRIORITY"] == "3"
+    assert re.match(r"worker \d gen 1 pid \d+: GET /fail from 127.0.0.1: answered with 500\n", failure["MESSAGE"])
+    assert failure["MESSAGE"].endswith("RuntimeError: on purpose\nin two lines")
+    assert int(failure["_PID"]) != int(found["ready: 2 workers"]["_PID"])
+    long = next(entry for text, entry in found.items() if text.startswith("GET /long"))
+    assert long["MESSAGE"].endswith("x" * 1_000_000)
 
 
 def test_stop_finishes_the_request_under_way(machine: Machine, folder: Path) -> None:
