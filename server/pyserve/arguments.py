@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FLAGS = {flag: setting for setting in SETTINGS for flag in setting.flags}
 CONFIG_FLAGS = ("-c", "--config")
-WORDS = {"--preload": ("preload", "always"), "--no-preload": ("preload", "never")}  # options without a value
+SWITCHES = {flag: (setting.name, text) for setting in SETTINGS for flag, text in setting.switches.items()}
 
 
 def plain(argv: Sequence[str]) -> dict[str, Any] | None:
@@ -24,8 +24,8 @@ def plain(argv: Sequence[str]) -> dict[str, Any] | None:
     given: dict[str, Any] = {}
     words = iter(argv)
     for word in words:
-        if word in WORDS:
-            name, text = WORDS[word]
+        if word in SWITCHES:
+            name, text = SWITCHES[word]
             given[name] = text
         elif not word.startswith("-") and word:
             if "app" in given:
@@ -33,7 +33,7 @@ def plain(argv: Sequence[str]) -> dict[str, Any] | None:
             given["app"] = word
         else:
             flag, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
-            if flag in WORDS or (flag not in FLAGS and flag not in CONFIG_FLAGS):
+            if flag in SWITCHES or (flag not in FLAGS and flag not in CONFIG_FLAGS):
                 return None
             text = value if equals else next(words, "--")
             if text.startswith("-") and text != "-" and not equals:

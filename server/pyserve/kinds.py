@@ -56,6 +56,7 @@ class Kind:
     metavar = "TEXT"
     expected = "some text"
     many = False  # the option may be repeated, and the value is a list
+    switch: tuple[str, str] | None = None  # the option takes no value: the texts that it and its --no- stand for
 
     def from_text(self, text: str) -> Any:
         """The value of a text from the command line or the environment."""
@@ -255,6 +256,33 @@ class Mode(Kind):
         return f"{value:03o}"
 
 
+YES = ("true", "yes", "on", "1")
+NO = ("false", "no", "off", "0")
+
+
+class Switch(Kind):
+    """True or false."""
+
+    metavar = "true|false"
+    expected = "true or false"
+    switch = ("true", "false")
+
+    def from_text(self, text: str) -> bool:
+        word = text.strip().lower()
+        if word not in YES + NO:
+            raise ValueError(f"expected {self.expected}")
+        return word in YES
+
+    def from_toml(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            unquote = ", without quotes" if isinstance(value, str) else ""
+            raise ValueError(f"expected {self.expected}{unquote}")
+        return value
+
+    def show(self, value: bool) -> str:
+        return "true" if value else "false"
+
+
 class Choice(Kind):
     """One of a few words; ``yes`` and ``no`` are those which true and false stand for."""
 
@@ -262,14 +290,15 @@ class Choice(Kind):
         self.words = words
         self.yes = yes
         self.no = no
+        self.switch = (yes, no) if yes and no else None
         self.metavar = "|".join(words)
         self.expected = ", ".join(words[:-1]) + " or " + words[-1]
 
     def from_text(self, text: str) -> str:
         word = text.strip().lower()
-        if self.yes and word in ("true", "yes", "on", "1"):
+        if self.yes and word in YES:
             return self.yes
-        if self.no and word in ("false", "no", "off", "0"):
+        if self.no and word in NO:
             return self.no
         if word not in self.words:
             raise ValueError(f"expected {self.expected}")

@@ -9,7 +9,7 @@ import click
 
 from pyserve import gunicorn_habits
 from pyserve.errors import UsageError
-from pyserve.settings import SECTIONS, SETTINGS, Setting
+from pyserve.settings import BY_NAME, SECTIONS, SETTINGS, Setting
 from pyserve.suggest import nearest
 
 TYPE_CHECKING = False
@@ -47,11 +47,17 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, Any], str]:
     prints, checks = parameters.pop("print_config"), parameters.pop("check_config")
     if prints and checks:
         raise UsageError("--print-config and --check-config cannot be given together")
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
+    given = {name: as_texts(name, value) for name, value in parameters.items()}
     given = {name: value for name, value in given.items() if value is not None and value != []}
-    if "preload" in given:
-        given["preload"] = "always" if given["preload"] else "never"
     return given, "print" if prints else "check" if checks else "serve"
+
+
+def as_texts(name: str, value: Any) -> Any:
+    """A parameter as text, or list of texts."""
+    if isinstance(value, bool):
+        yes, no = BY_NAME[name].switches.values()
+        return yes if value else no
+    return list(value) if isinstance(value, tuple) else value
 
 
 def build() -> click.Command:
@@ -80,8 +86,8 @@ def option(setting: Setting) -> click.Option:
     notes = f"[default: {setting.default_shown}"
     notes += f"; env: {setting.variable_name}]" if setting.variable else "]"
     text = f"{setting.help}  {notes}"
-    if setting.name == "preload":
-        return click.Option([setting.name, "--preload/--no-preload"], default=None, help=text)
+    if setting.switches:
+        return click.Option([setting.name, "/".join(setting.switches)], default=None, help=text)
     return click.Option(
         [setting.name, *setting.flags], type=str, multiple=setting.kind.many, metavar=setting.kind.metavar, help=text
     )

@@ -76,6 +76,14 @@ class Setting(_Row):
         return next((flag for flag in self.flags if flag.startswith("--")), self.name.upper())
 
     @property
+    def switches(self) -> dict[str, str]:
+        """Options without a value, and what each stands for: ``{"--preload": "always", "--no-preload": "never"}``."""
+        if self.kind.switch is None:
+            return {}
+        yes, no = self.kind.switch
+        return {self.flag: yes, self.flag.replace("--", "--no-", 1): no}
+
+    @property
     def variable_name(self) -> str:
         """The environment variable, or an empty text if there is none."""
         return f"PYSERVE_{self.name.upper()}" if self.variable else ""

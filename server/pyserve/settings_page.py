@@ -67,8 +67,8 @@ def entry(setting: Setting) -> str:
     shown = setting.default_shown
     default = f"`{shown}`" if not setting.default_text and setting.default is not None else shown
     options = " ".join(f"`{flag}`" for flag in setting.flags) or "the argument `APP`"
-    if setting.name == "preload":
-        options = "`--preload` (always) `--no-preload` (never)"
+    if setting.switches:
+        options = " ".join(f"`{flag}` ({text})" for flag, text in setting.switches.items())
     lines = [
         f"### {setting.name}\n",
         f"{setting.help}\n",

@@ -178,7 +178,7 @@ def test_no_flag_of_gunicorn_is_ignored(flag: str) -> None:
 
 WORDS = st.sampled_from(
     [flag for setting in SETTINGS for flag in setting.flags]
-    + ["-c", "--config", "--preload", "--no-preload", "--preload=x", "--bind=a:1", "--workers=", "--env=A=1"]
+    + ["-c", "--config", "--no-preload", "--preload=x", "--bind=a:1", "--workers=", "--env=A=1"]
     + ["a:b", "4", "-", "", "--", "-4", "-w4", "--colour", "x=y", "=", "--=", "--print-config"]
 )
 
@@ -194,7 +194,7 @@ def test_the_plain_reader_agrees_with_click(argv: list[str]) -> None:
 @pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.flags], ids=lambda row: row.name)
 def test_both_readers_know_every_option(setting: Any) -> None:
     for flag in setting.flags:
-        argv = ["a:b", flag] if setting.name == "preload" else ["a:b", flag, "x"]
+        argv = ["a:b", flag] if setting.switches else ["a:b", flag, "x"]
         found = arguments.plain(argv)
         assert found is not None
         assert options.parse(argv) == (found, "serve")
