@@ -21,20 +21,24 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-# Fields that a trailer section must not carry (RFC 9110 6.5.1: framing, routing, request modifiers, authentication,
-# content format).
+# Fields with which a trailer section is refused. RFC 9110 6.5.1 keeps several kinds out of it. Refused are message
+# framing and the connection, routing (with what proxies write about it) and authentication: they say where a message
+# ends, whom it is for and who sends it. A proxy has acted on those of the head; others behind the content make sense
+# only where a later reader merges them. The other kinds (request modifiers, response controls, content format) decide
+# none of this: they are dropped, as all trailers are.
 NOT_IN_TRAILERS = words("""
-    host content-length transfer-encoding connection content-type expect upgrade
-    te trailer keep-alive proxy-connection max-forwards cache-control pragma range if-range
-    if-match if-none-match if-modified-since if-unmodified-since
-    authorization proxy-authorization cookie origin content-encoding content-range content-disposition
-    forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-prefix x-real-ip proxy
+    content-length transfer-encoding connection keep-alive proxy-connection te trailer upgrade expect
+    host max-forwards forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-prefix
+    x-real-ip proxy
+    authorization proxy-authorization cookie
 """)
 
 # The other names that common browsers, tools and proxies send.
 COMMON = words("""
     accept accept-charset accept-encoding accept-language access-control-request-headers access-control-request-method
-    content-language content-md5 date dnt from idempotency-key prefer priority purpose referer save-data
+    cache-control content-disposition content-encoding content-language content-md5 content-range content-type
+    date dnt from idempotency-key if-match if-modified-since if-none-match if-range if-unmodified-since
+    origin pragma prefer priority purpose range referer save-data
     sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc
     sec-websocket-extensions sec-websocket-key sec-websocket-protocol sec-websocket-version
     traceparent tracestate upgrade-insecure-requests user-agent via x-csrf-token x-csrftoken

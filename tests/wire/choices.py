@@ -63,6 +63,11 @@ class View(NamedTuple):
         found = re.match(rb"(?:[^\n]*[^\r\n][^\n]*\n)*(?:\r?\n)?", self.body[at + len(last) + 1 :])
         return found[0].split(b"\n")[:-1] if found else []
 
+    @property
+    def field_texts(self) -> list[bytes]:
+        """The lines of fields, trailers too, without CR and LF."""
+        return [*self.texts[1:], *(line.removesuffix(b"\r") for line in self.trailers)]
+
 
 def digits(line: bytes) -> bytes:
     """The chunk size with which a line begins."""
@@ -192,7 +197,7 @@ def has_a_bad_extension(v: View) -> bool:
 
 
 FORBIDDEN = re.compile(
-    rb"(?i:host|content[-_]length|transfer[-_]encoding|connection|content[-_]type|trailer|te|expect|upgrade|cookie)[ \t]*:"
+    rb"(?i:host|content[-_]length|transfer[-_]encoding|connection|trailer|te|expect|upgrade|cookie)[ \t]*:"
 )
 
 
@@ -274,12 +279,12 @@ REFUSED: dict[str, Refusal] = {
         "An invalid Host is 400, a MUST. Both leave the grammar to their user. Empty is invalid too: an http URI has a host.",
     ),
     "FIELD_FOLD": Refusal(
-        lambda v: any(text[:1] in (b" ", b"\t") for text in v.texts[1:]),
+        lambda v: any(text[:1] in (b" ", b"\t") for text in v.field_texts),
         "9112 5.2",
         "Refuse it or replace it by spaces; refused, since it hides field lines from others.",
     ),
     "FIELD_VALUE": Refusal(
-        lambda v: any(re.search(CONTROL, text.partition(b":")[2]) for text in v.texts[1:]),
+        lambda v: any(re.search(CONTROL, text.partition(b":")[2]) for text in v.field_texts),
         "9110 5.5",
         "CR, LF and NUL are dangerous; the other control characters are in no value's grammar. HTAB and bytes above 0x7f are taken.",
     ),
@@ -344,7 +349,7 @@ REFUSED: dict[str, Refusal] = {
     "TRAILER_FORBIDDEN": Refusal(
         has_a_forbidden_trailer,
         "9110 6.5.1",
-        "Framing, routing, authentication and the like mean nothing in a trailer. They could be ignored; whoever sends them is up to something.",
+        "Framing, routing and authentication are settled before the content comes. Such trailers could be dropped, as all others are; whoever sends them hopes that somebody merges them.",
     ),
 }
 

@@ -102,7 +102,7 @@ OTHER_CHUNKS = [
     b"5\nhello\r\n", b"5;\nhello\r\n", b"5\r\nhello\n", b"5\r\nhello", b"5\r\nhelloXX", b"5\rhello\r\n",
     b"4\r\nhello\r\n", b"A\r\nhelloworld\r\n",
 ]
-TRAILERS = [b"X: y", b"X: \xff\r\nY:", b"Cookie: a", b"content_type: b", b"TE: trailers", b"Xhost: b", b"Content-Length: 5", b"Host: b", b"Transfer-Encoding: chunked", b" X: y", b"X : y", b"X", b"X: \0", b": y"]
+TRAILERS = [b"X: y", b"Content-Type: a\r\nVary: *", b"X: \xff\r\nY:", b"Cookie: a", b"content_type: b", b"TE: trailers", b"Xhost: b", b"Content-Length: 5", b"Host: b", b"Transfer-Encoding: chunked", b" X: y", b"X : y", b"X", b"X: \0", b": y"]
 OTHER_ENDS = [b"0\r\n\r\n", b"0;a\r\n\r\n", b"00\r\n\r\n", b"0\n\r\n", b"0\r\n\n", b"0\r\n\rX", b"0\r\n", b""]
 # fmt: on
 

@@ -80,6 +80,9 @@ CASES: dict[str, Case] = {
     ),
     "a chunk extension": accepted(chunked(b'5;a=b;c="d"\r\nhello\r\n0\r\n\r\n'), ("POST", "/", b"hello")),
     "a trailer is dropped": accepted(chunked(b"1\r\na\r\n0\r\nX-Sum: 1\r\n\r\n"), ("POST", "/", b"a")),
+    "a trailer that must not be merged is dropped": accepted(
+        chunked(b"1\r\na\r\n0\r\nContent-Type: text/evil\r\nVary: *\r\n\r\n") + head(), ("POST", "/", b"a"), GET
+    ),
     "a 32 KiB body": accepted(post(b"Content-Length: 32768") + b"x" * 32768, ("POST", "/", b"x" * 32768)),
     "a body larger than body_buffer": accepted(
         post(b"Content-Length: 100000") + b"y" * 100000, ("POST", "/", b"y" * 100000)
@@ -171,6 +174,7 @@ CASES: dict[str, Case] = {
     "endless chunk extensions, a few in each chunk": refused(chunked((b"1;" + b"a" * 999 + b"\r\nx\r\n") * 20), 400),
     "endless trailers": refused(chunked(b"0\r\n" + b"A: b\r\n" * 3000), 431),
     "a trailer with a length": refused(chunked(b"0\r\nContent-Length: 5\r\n\r\n"), 400),
+    "a trailer with credentials": refused(chunked(b"0\r\nVary: *\r\nAuthorization: Basic eA==\r\n\r\n"), 400),
     "a trailer with a host": refused(chunked(b"0\r\nHost: y\r\n\r\n"), 400),
     "a trailer with a transfer-encoding": refused(chunked(b"0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400),
     "a trailer with a folded line": refused(chunked(b"0\r\nA: b\r\n c\r\n\r\n"), 400),

@@ -80,7 +80,7 @@
     X(34, CHUNK_EXTENSION, 400, "a chunk extension is malformed")                                     \
     X(35, CHUNK_EXTENSIONS_TOO_LARGE, 400, "too many bytes of chunk extensions")                      \
     X(36, CHUNK_END, 400, "chunk data is not followed by CRLF")                                       \
-    X(37, TRAILER_FORBIDDEN, 400, "a trailer field that is only allowed in the head")                 \
+    X(37, TRAILER_FORBIDDEN, 400, "a field of framing, routing or authentication among the trailers") \
     X(38, TRAILERS_TOO_LARGE, 431, "too many or too large trailer fields")
 
 typedef enum {
