@@ -49,18 +49,19 @@ NAMES = NOT_IN_TRAILERS + COMMON
 
 # RFC 9110 5.6.2: tchar
 TCHAR = "!#$%&'*+-.^_`|~" + string.ascii_letters + string.digits
-# RFC 3986 2.2, 2.3, 3.3, 3.4 ("%" is not here: the parser checks the two digits after it)
+# RFC 3986 2.2, 2.3
 SUB_DELIMS = "!$&'()*+,;="
 UNRESERVED = string.ascii_letters + string.digits + "-._~"
-PCHAR = UNRESERVED + SUB_DELIMS + ":@"
-# Beyond RFC 3986: what the WHATWG URL standard leaves unencoded, and so every browser sends ("?ids[]=1").
-BROWSER_PATH = "[]|^"
-BROWSER_QUERY = "[]|^`{}\\"
+# RFC 5234 B.1: VCHAR. RFC 3986 3.3 and 3.4 have fewer of them, and a "%" only before two hex digits. The WHATWG URL
+# standard leaves others as they are ("?ids[]=1", "?q=100%"), so every browser sends them, and other clients send the
+# rest. A fragment, which "#" begins, is the client's own and never sent.
+VISIBLE = bytes(range(0x21, 0x7F))
 
 CLASSES: dict[str, Iterable[int]] = {
     "TCHAR": TCHAR.encode(),
-    "PATH": (PCHAR + "/" + BROWSER_PATH).encode(),
-    "QUERY": (PCHAR + "/?" + BROWSER_QUERY).encode(),
+    # "?" ends a path, and behind its "%" the parser looks for "00"
+    "PATH": VISIBLE.translate(None, b"#?%"),
+    "QUERY": VISIBLE.translate(None, b"#"),
     # RFC 9110 5.5: field-vchar = VCHAR / obs-text, and between them SP / HTAB
     "VALUE": [*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)],
     # RFC 3986 3.2.2: reg-name = *( unreserved / pct-encoded / sub-delims ). Without the comma: it is what joining two

@@ -100,6 +100,7 @@ class Config:
     limit_request_fields: int
     limit_request_field_size: int
     limit_request_head: int
+    permit_raw_target: bool
     limit_request_body: int
     body_buffer: int
     response_buffer: int

@@ -28,6 +28,7 @@ from pyserve.kinds import (
     Seconds,
     Share,
     Size,
+    Switch,
     Variables,
     Whole,
 )
@@ -368,6 +369,12 @@ SETTINGS = (
     Setting(
         "limit_request_head", "Limits", ("--limit-request-head",), Size(256, MIB), 64 * KIB,
         "Longest request line and header fields together, in bytes (431 above).",
+    ),
+    Setting(
+        "permit_raw_target", "Limits", ("--permit-raw-target",), Switch(), False,
+        "Take request targets with bytes above 0x7f in the path or the query, which should be percent-encoded (400 "
+        "otherwise). The application sees them as Latin-1, as it does decoded ones. Set it for old clients that send "
+        "UTF-8 as it is, if whatever is in front reads such targets as your application does.",
     ),
     Setting(
         "limit_request_body", "Limits", ("--limit-request-body",), Size(0), GIB,

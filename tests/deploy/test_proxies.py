@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 import requests
@@ -23,7 +25,8 @@ APP = """
 def wsgi(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     import json
-    wanted = ("wsgi.url_scheme", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "REMOTE_PORT")
+    wanted = ("wsgi.url_scheme", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "REMOTE_PORT",
+              "PATH_INFO", "QUERY_STRING", "RAW_URI", "HTTP_X_PATH", "HTTP_X_QUERY")
     return [json.dumps({name: environ.get(name) for name in wanted}).encode()]
 """
 
@@ -41,8 +44,9 @@ def adapt(text: str, changes: dict[str, str]) -> str:
     return text
 
 
-def nginx(folder: Path, server: Server, port: int) -> list[str]:
+def nginx(folder: Path, server: Server, port: int, **more: str) -> list[str]:
     changes = {
+        **more,
         "127.0.0.1:8000": server.url.removeprefix("http://"),
         "listen 80": f"listen 127.0.0.1:{port}",
         "/var/log/nginx": str(folder),
@@ -129,3 +133,76 @@ def test_a_reload_behind_the_proxy_loses_nothing(
                     wait_for(lambda: len(fresh.answers) > before[0] + 20 and len(kept.answers) > before[1] + 20)  # noqa: B023
     assert fresh.failures + kept.failures == []
     assert {status for status, _ in fresh.answers + kept.answers} == {200}
+
+
+# ---- targets: what a proxy decides on and what the app gets must not be two things ----
+
+TELLS_WHAT_IT_READS = {
+    "proxy_http_version 1.1;": "proxy_http_version 1.1; proxy_set_header X-Path $uri; proxy_set_header X-Query $args;"
+}
+# It sends the path that it has read, encoded anew.
+REWRITES = {"proxy_pass http://pyserve;": "proxy_pass http://pyserve/;"}
+VISIBLE = [bytes([byte]) for byte in range(0x21, 0x7F)]
+SERVED = [
+    *(b"/a" + each for each in VISIBLE if each not in b"#?%"),
+    *(b"/?a" + each for each in VISIBLE if each != b"#"),
+    *(b"/a%%%02X" % byte for byte in [*range(0x20, 0x7F), *range(0x80, 0x100)]),
+    *(b"/?q=100%", b"/?utm=50%_off", b"/?%u2713", b"/?%zz", b"/?%00", b"/%2500", b"/%25zz%2541", b'/<">?<">'),
+]
+STRAY = [b"/100%", b"/%u2713", b"/%zz", b"/%%41"]  # HAProxy passes them on; nginx refuses them itself
+REFUSED = [b"/%00", b"/%%00", b"/a%0%00", b"/\x7f", b"/\x01", b"/?\x01", b"/a b"]
+RAW = [b"/caf\xc3\xa9", b"/\xe9?\xff", b"/?\xe2\x9c\x93", b"/%C3\xa9%25"]
+
+
+def ask(port: int, target: bytes) -> dict[str, str] | int:
+    """What the app has seen, or the status of who refused it."""
+    with socket.create_connection(("127.0.0.1", port), GENEROUS) as client:
+        client.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
+    status = int(head.split(b" ")[1])
+    return status if status != 200 else dict(json.loads(body[body.index(b"{") : body.rindex(b"}") + 1]))
+
+
+def app_sees(target: bytes) -> tuple[str, str]:
+    """PATH_INFO and QUERY_STRING."""
+    path, _, query = target.partition(b"?")
+    return unquote_to_bytes(path).decode("latin-1"), query.decode("latin-1")
+
+
+@pytest.mark.parametrize("more", [{}, REWRITES], ids=["as it is", "rewritten"])
+def test_the_app_sees_the_target_that_nginx_has_read(tmp_path: Path, more: dict[str, str]) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with serve("app:wsgi", "--workers", "1", "--permit-raw-target", cwd=tmp_path) as server:
+        port = free_port()
+        command = nginx(tmp_path, server, port, **TELLS_WHAT_IT_READS, **more)
+        with running(command, f"http://127.0.0.1:{port}", tmp_path / "proxy.log"):
+            for target in SERVED + RAW:
+                seen = ask(port, target)
+                assert isinstance(seen, dict), (target, seen)
+                assert (seen["PATH_INFO"], seen["QUERY_STRING"]) == app_sees(target), target
+                assert seen["HTTP_X_PATH"] == seen["PATH_INFO"].strip(" "), target  # no field has spaces around it
+                assert (seen["HTTP_X_QUERY"] or "") == seen["QUERY_STRING"], target
+                assert more or seen["RAW_URI"].encode("latin-1") == target
+            assert {ask(port, target) for target in STRAY + REFUSED} == {400}
+
+
+@pytest.mark.parametrize("proxy", [None, haproxy], ids=["nobody in front", "haproxy"])
+def test_the_app_sees_the_target_that_was_sent(
+    tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]] | None
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with serve("app:wsgi", "--workers", "1", cwd=tmp_path) as server, ExitStack() as stack:
+        port = server.port
+        if proxy is not None:
+            port = free_port()
+            command = proxy(tmp_path, server, port)
+            stack.enter_context(running(command, f"http://127.0.0.1:{port}", tmp_path / "proxy.log"))
+        for target in SERVED + STRAY:
+            seen = ask(port, target)
+            assert isinstance(seen, dict), (target, seen)
+            assert (seen["PATH_INFO"], seen["QUERY_STRING"]) == app_sees(target), target
+            assert seen["RAW_URI"].encode("latin-1") == target
+        assert {ask(port, target) for target in REFUSED + RAW} == {400}
+        server.wait_for_log("refused with 400: the path contains %00")
+        if proxy is None:  # HAProxy refuses them itself
+            server.wait_for_log("refused with 400: a byte above 0x7f .* set permit_raw_target")

@@ -6,6 +6,7 @@
 
 #include "h1_grammar.h"
 #include "http1.h"
+#include "octets.h"
 
 #define CHECK(condition) ((condition) ? (void)0 : abort())
 
@@ -33,14 +34,34 @@ static void check_span(h1_span span, uint32_t end, const uint8_t *data, uint8_t 
         CHECK(h1_class[data[span.offset + i]] & class);
 }
 
+/* A path or a query has no byte that its class does not have, but "%" and, if permitted, those above 0x7f. */
+static void check_part(h1_span span, const uint8_t *data, uint8_t class, const h1_limits *limits) {
+    for (uint32_t i = 0; i < span.length; i++) {
+        const uint8_t byte = data[span.offset + i];
+        CHECK(h1_class[byte] & class || byte == '%' || (byte > 0x7f && limits->raw_target));
+    }
+}
+
+/* No path decodes to a NUL: environ.pyx decodes it so. */
+static void check_decoded(h1_span span, const uint8_t *data) {
+    char *decoded = malloc(span.length ? span.length : 1);
+    CHECK(decoded);
+    const size_t length = octets_unquote(decoded, (const char *)data + span.offset, span.length);
+    CHECK(length <= span.length && !memchr(decoded, 0, length));
+    free(decoded);
+}
+
 /* What http1.h promises about a complete head. */
-static void check_head(const h1_head *head, const uint8_t *data, uint32_t end) {
+static void check_head(const h1_head *head, const uint8_t *data, uint32_t end, const h1_limits *limits) {
     CHECK(end >= 4 && !memcmp(data + end - 4, "\r\n\r\n", 4));
     CHECK(head->method.length && head->method.length <= H1_MAX_METHOD);
     check_span(head->method, end, data, H1_TCHAR);
     check_span(head->target, end, data, H1_VALUE);
     check_span(head->path, end, data, H1_VALUE);
     check_span(head->query, end, data, H1_VALUE);
+    check_part(head->path, data, H1_PATH, limits);
+    check_part(head->query, data, H1_QUERY, limits);
+    check_decoded(head->path, data);
     check_span(head->host, end, data, H1_AUTHORITY);
     CHECK(head->host.length || head->minor_version == 0);
     CHECK(!(head->chunked && head->has_content_length));
@@ -86,7 +107,7 @@ static void check_limits(const uint8_t *data, size_t size, const h1_limits *limi
     CHECK(answer <= 0 || (size_t)answer <= size);
     CHECK(answer >= 0 || h1_error_name(answer));
     if (answer > 0)
-        check_head(&whole, data, (uint32_t)answer);
+        check_head(&whole, data, (uint32_t)answer, limits);
 
     check_memory(&whole, data, size, limits, memory);
 
@@ -109,9 +130,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const h1_limits usual = {.line = 8190, .fields = 100, .field_size = 8190, .head = 65536};
+    static const h1_limits raw = {.line = 8190, .fields = 100, .field_size = 8190, .head = 65536, .raw_target = 1};
     static const h1_limits tight = {.line = 40, .fields = 3, .field_size = 30, .head = 100};
-    static h1_memory usual_memory, tight_memory;
+    static h1_memory usual_memory, raw_memory, tight_memory;
     check_limits(data, size, &usual, &usual_memory);
+    check_limits(data, size, &raw, &raw_memory);
     check_limits(data, size, &tight, &tight_memory);
     return 0;
 }

@@ -95,6 +95,9 @@ def test_the_reload_that_the_master_gets(master: FakeMaster, tmp_path: Path) -> 
         (["--preload"], "preload", "always"),
         (["--no-preload"], "preload", "never"),
         (["--preload", "--no-preload"], "preload", "never"),
+        ([], "permit_raw_target", False),
+        (["--permit-raw-target"], "permit_raw_target", True),
+        (["--permit-raw-target", "--no-permit-raw-target"], "permit_raw_target", False),
         (["-w", "1", "-w", "2"], "workers", 2),
         (["-b", "a:1", "--bind", "b:2"], "bind", ["a:1", "b:2"]),
         (["-e", "A=1", "--env", "B=2,3"], "env", ["A=1", "B=2,3"]),
@@ -179,6 +182,7 @@ def test_no_flag_of_gunicorn_is_ignored(flag: str) -> None:
 WORDS = st.sampled_from(
     [flag for setting in SETTINGS for flag in setting.flags]
     + ["-c", "--config", "--no-preload", "--preload=x", "--bind=a:1", "--workers=", "--env=A=1"]
+    + ["--no-permit-raw-target"]
     + ["a:b", "4", "-", "", "--", "-4", "-w4", "--colour", "x=y", "=", "--=", "--print-config"]
 )
 

@@ -69,6 +69,7 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "limit_request_fields": [("1", 1), ("2", 2), ("256", 256)],
     "limit_request_field_size": [("1K", 1024), ("2000", 2000), ('"3KiB"', 3072)],
     "limit_request_head": [("1M", 1 << 20), ("20K", 20480), ("10000", 10000)],
+    "permit_raw_target": [("yes", True), ("off", False), ("true", True)],
     "limit_request_body": [("0", 0), ("1G", 1 << 30), ('"64MiB"', 64 << 20)],
     "body_buffer": [("1M", 1 << 20), ("4K", 4096), ("5000", 5000)],
     "response_buffer": [("2M", 2 << 20), ("64K", 65536), ("20000", 20000)],

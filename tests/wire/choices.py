@@ -90,9 +90,7 @@ def view(data: bytes) -> View | None:
 TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 ENCODED = rb"%[0-9a-fA-F]{2}"
 REG_NAME = rb"(?:[-A-Za-z0-9._~!$&'()*+;=]|" + ENCODED + rb")+"  # without the comma
-PATH = rb"(?:[-A-Za-z0-9._~!$&'()*+,;=:@/\[\]|^]|" + ENCODED + rb")*"
-QUERY = rb"(?:[-A-Za-z0-9._~!$&'()*+,;=:@/?\[\]|^`{}\\]|" + ENCODED + rb")*"
-TAIL = PATH + rb"(?:\?" + QUERY + rb")?"
+FORM = rb"(?:/|(?i:https?)://[-\w.~!$&'()*+,;=%:@\[\]]*(?=[/?]|$))"
 CONTROL = rb"[\x00-\x08\x0b-\x1f\x7f]"
 QUOTED = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*"'
 BWS = rb"[ \t]*"
@@ -119,8 +117,7 @@ def is_not_a_target(v: View) -> bool:
         return True  # HTTP/0.9
     if target == b"*":
         return v.part(0) != b"OPTIONS"
-    without_escapes = re.sub(rb"%.{0,2}", b"%20", target, flags=re.DOTALL)  # these are PERCENT's
-    return not re.fullmatch(rb"(?:/|(?i:https?)://[-\w.~!$&'()*+,;=%:@\[\]]*(?=[/?]|$))" + TAIL, without_escapes)
+    return b"#" in target or not re.fullmatch(FORM + rb"[!-~]*", target)
 
 
 def is_not_an_authority(text: bytes) -> bool:
@@ -236,7 +233,7 @@ REFUSED: dict[str, Refusal] = {
     "TARGET": Refusal(
         is_not_a_target,
         "9112 3.2",
-        "Only these forms: a path, http or https with an authority, `*` with OPTIONS; no fragment, no raw byte above 0x7e. HTTP/0.9 has no version and ends here. Bytes that browsers send unencoded, such as `[` and `\\|`, are taken.",
+        "Only these forms: a path, http or https with an authority, `*` with OPTIONS. No fragment: it is the client's own, and readers disagree whether it belongs to the path. HTTP/0.9 has no version and ends here.",
     ),
     "VERSION": Refusal(
         lambda v: not re.fullmatch(rb"HTTP/\d\.\d", v.part(2)),
@@ -252,11 +249,6 @@ REFUSED: dict[str, Refusal] = {
         lambda v: v.part(0) == b"CONNECT",
         "9110 9.3.6",
         "It asks for a tunnel; an origin server has none to offer: 501.",
-    ),
-    "PERCENT": Refusal(
-        lambda v: bool(re.search(rb"%(?![0-9a-fA-F]{2})", v.part(1))),
-        "3986 2.1",
-        "`%` that two hex digits do not follow is no URI, and decoders make different things of it.",
     ),
     "PERCENT_NUL": Refusal(
         lambda v: b"%00" in v.part(1).partition(b"?")[0],

@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "limit_request_fields": 100,
     "limit_request_field_size": 8190,
     "limit_request_head": 65536,
+    "permit_raw_target": False,
     "limit_request_body": 1 << 30,
     "body_buffer": 1 << 20,
     "response_buffer": 1 << 20,

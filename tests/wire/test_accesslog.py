@@ -52,8 +52,8 @@ REQUEST = (
 )
 
 
-def line_of(format_: str, request: bytes = REQUEST) -> str:
-    with Server(app, access_format=format_) as server, server.connect() as client:
+def line_of(format_: str, request: bytes = REQUEST, **settings: Any) -> str:
+    with Server(app, access_format=format_, **settings) as server, server.connect() as client:
         client.send(request)
         client.response()
         line = server.access_line()
@@ -150,6 +150,17 @@ def test_json_cannot_be_forged() -> None:
 def test_combined_cannot_be_forged() -> None:
     line = line_of("combined", b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: " + EVIL + b"\r\n\r\n")
     assert line.endswith(r'"a\x22b\x5cc\x09d\xe9\x80 \x22} {\x22x\x22:1}"')
+
+
+def test_a_target_cannot_forge_a_line() -> None:
+    """Quotes and backslashes may stand in it as they are, and with permit_raw_target any byte above 0x7f."""
+    request = b'GET /"},{"?\\" HTTP/1.1\r\nHost: x\r\n\r\n'
+    assert line_of('"%(r)s" "%(U)s"', request) == r'"GET /\x22},{\x22?\x5c\x22 HTTP/1.1" "/\x22},{\x22"'
+    entry = json.loads(line_of("json", request))
+    assert (entry["path"], entry["query"]) == ('/"},{"', '\\"')
+    request = b"GET /\xe9\x9b2J?\x9b HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert line_of("%(U)s %(q)s", request, permit_raw_target=True) == r"/\xe9\x9b2J \x9b"
+    assert json.loads(line_of("json", request, permit_raw_target=True))["path"] == "/\xe9\x9b2J"
 
 
 def test_a_user_cannot_forge_a_line() -> None:

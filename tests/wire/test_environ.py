@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -112,12 +114,48 @@ def test_values_that_change_are_not_the_last_ones() -> None:
         ("/?", "/"),
         ("/;p=1", "/;p=1"),
         ("/" + "%41" * 2000, "/" + "A" * 2000),
+        # "%" without two hex digits stays
+        ("/100%", "/100%"),
+        ("/%u2713", "/%u2713"),
+        ("/%zz%4%41%4", "/%zz%4A%4"),
+        ("/%%41%%%2525", "/%A%%%25"),
+        ("/%0%2500", "/%0%00"),
+        ("/" + "%" * 2000 + "41", "/" + "%" * 1999 + "A"),
+        # what browsers and others do not encode
+        ('/<a>\\"[b]"^`{|}', '/<a>\\"[b]"^`{|}'),
     ],
 )
 def test_path_info_is_unquoted_latin_1(target: str, path: str) -> None:
     environ = environ_of(start=f"GET {target} HTTP/1.1")
-    assert environ["PATH_INFO"] == path
+    assert environ["PATH_INFO"] == path == unquote_to_bytes(target.rstrip("?")).decode("latin-1")
     assert environ["RAW_URI"] == target
+
+
+def test_path_info_is_what_urllib_decodes() -> None:
+    app, chance = Keeper(), random.Random(3986)
+    with Server(app) as server, server.connect() as client:
+        for _ in range(300):
+            target = "/" + "".join(chance.choices("%%%%1249aAfFgG/", k=chance.randrange(20)))
+            client.send(f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            assert client.response().status == 200
+            assert app.environ["PATH_INFO"] == unquote_to_bytes(target).decode("latin-1")
+
+
+@pytest.mark.parametrize("query", ["q=100%", "utm=50%_off", "%u2713", "%", "%zz", "%00", '<"\\>', "[]^`{|}", "a?b/c"])
+def test_the_query_is_the_clients(query: str) -> None:
+    for start in ("", "http://h:81"):
+        environ = environ_of(start=f"GET {start}/%zz?{query} HTTP/1.1")
+        assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/%zz", query)
+        assert environ["RAW_URI"] == environ["REQUEST_URI"] == f"{start}/%zz?{query}"
+
+
+def test_raw_bytes_are_latin_1() -> None:
+    """With permit_raw_target: the bytes that were sent, as PEP 3333 has all texts."""
+    target = "/caf\u00e9/\u2713%C3%A9?q=\u2713".encode().decode("latin-1")
+    environ = environ_of(start=f"GET {target} HTTP/1.1", permit_raw_target=True)
+    assert environ["PATH_INFO"] == "/caf\u00e9/\u2713\u00e9".encode().decode("latin-1")
+    assert environ["QUERY_STRING"] == "q=\u2713".encode().decode("latin-1")
+    assert environ["RAW_URI"] == environ["REQUEST_URI"] == target
 
 
 def test_repeated_fields_are_joined() -> None:

@@ -57,6 +57,10 @@ CASES: dict[str, Case] = {
     "an absolute target without a path": accepted(head(start=b"GET http://y HTTP/1.1"), GET),
     "options asterisk": accepted(head(start=b"OPTIONS * HTTP/1.1"), ("OPTIONS", "/", b"")),
     "percent-encoded": accepted(head(start=b"GET /a%20b%2Fc%e9 HTTP/1.1"), ("GET", "/a b/c\xe9", b"")),
+    "a target with stray percent signs": accepted(head(start=b"GET /%zz%?q=100% HTTP/1.1"), ("GET", "/%zz%", b"")),
+    "a target with what others encode": accepted(
+        head(start=b'GET /<"\\^`{|}?<"> HTTP/1.1'), ("GET", '/<"\\^`{|}', b"")
+    ),
     "http/1.0 closes": accepted(b"GET / HTTP/1.0\r\n\r\n", GET, closes=True),
     "http/1.0 with keep-alive": accepted(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", GET),
     "connection close": accepted(head(b"Connection: close"), GET, closes=True),
@@ -105,6 +109,8 @@ CASES: dict[str, Case] = {
     "a target with a host that is none": refused(head(start=b"GET http://a:b/ HTTP/1.1"), 400),
     "a target with a fragment": refused(head(start=b"GET /#f HTTP/1.1"), 400),
     "a target that decodes to NUL": refused(head(start=b"GET /%00 HTTP/1.1"), 400),
+    "a target that decodes to NUL behind a stray percent sign": refused(head(start=b"GET /%%00 HTTP/1.1"), 400),
+    "a target with DEL": refused(head(start=b"GET /?\x7f HTTP/1.1"), 400),
     "get asterisk": refused(head(start=b"GET * HTTP/1.1"), 400),
     "an authority as target": refused(head(start=b"GET host:443 HTTP/1.1"), 400),
     "connect": refused(head(start=b"CONNECT host:443 HTTP/1.1"), 501),
@@ -329,3 +335,12 @@ def test_a_refusal_is_logged_with_peer_and_reason(server: Server) -> None:
         assert client.response().body == b"Whitespace between a field name and the colon.\n"
         assert client.closed()
     assert f"{host}:{port}: refused with 400: whitespace between" in server.log.texts("info")
+
+
+def test_the_refusal_of_a_raw_target_says_what_to_do(server: Server) -> None:
+    with server.connect() as client:
+        client.send(head(start="GET /café HTTP/1.1".encode()))
+        assert client.response().status == 400
+        assert client.closed()
+    said = "refused with 400: a byte above 0x7f in the request target: percent-encode it, or set permit_raw_target"
+    assert said in server.log.texts("info")

@@ -118,6 +118,7 @@ cdef class Context:
         self.head_limits.fields = settings.limit_request_fields
         self.head_limits.field_size = settings.limit_request_field_size
         self.head_limits.head = settings.limit_request_head
+        self.head_limits.raw_target = settings.permit_raw_target
         self.spool_dir = os.fsencode(settings.spool_dir or os.environ.get("TMPDIR") or DEFAULT_TMPDIR)
 
     cdef int remember(self) except -1:

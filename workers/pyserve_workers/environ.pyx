@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, freethreading_compatible=True
 """A parsed head as the environ of PEP 3333 and RFC 3875.
 
-Decisions: PATH_INFO is percent-decoded; all text is Latin-1. Repeated fields are joined with "," (Cookie with "; ").
+Decisions: PATH_INFO is percent-decoded, but for a "%" that begins no escape; all text is Latin-1.
+Repeated fields are joined with "," (Cookie with "; ").
 Left out are names with an underscore (they would pass for the one with a hyphen), Proxy (httpoxy) and
 Transfer-Encoding: the body has been decoded, and CONTENT_LENGTH tells its decoded size. An absolute target's authority
 is the Host, and "OPTIONS *" has the path "/", for WSGI knows no other that is not empty; RAW_URI tells.

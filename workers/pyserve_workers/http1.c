@@ -90,12 +90,13 @@ typedef struct {
     uint32_t stop;    /* at most end: the line's CR must come before or here */
     int32_t at_end;   /* what reaching end means */
     int32_t too_long; /* what reaching stop before end means */
+    uint32_t raw_target;
 } line_scan;
 
 static line_scan line_at(const h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits) {
     const uint32_t longest = head->phase == H1_PHASE_FIELDS ? limits->field_size : limits->line;
     const uint32_t largest = limits->head < INT32_MAX ? limits->head : INT32_MAX; /* offsets are answered as int32_t */
-    line_scan line = {.buffer = buffer};
+    line_scan line = {.buffer = buffer, .raw_target = limits->raw_target};
     line.end = length < largest ? (uint32_t)length : largest;
     line.stop = longest < line.end - head->position ? head->position + longest : line.end;
     /* An unfinished head that has all the bytes it may have will not be finished: do not wait for one more. */
@@ -156,28 +157,31 @@ static bool method_is(const h1_head *head, const line_scan *line, const char *na
     return head->method.length == strlen(name) && !memcmp(line->buffer + head->method.offset, name, strlen(name));
 }
 
-/* Bytes of the class and percent-encoded ones (RFC 3986 2.1: "%" HEXDIG HEXDIG), up to the first other byte. */
-static int32_t scan_encoded(const line_scan *line, uint32_t at, uint8_t class, bool refuse_nul) {
+/* A path or a query, up to the first byte that is none of the class. A "%" that no two hex digits follow stands for
+ * itself; as it is no hex digit either, each "%00", wherever it stands, is what decoding finds there. */
+static int32_t scan_part(const line_scan *line, uint32_t at, uint8_t class) {
     const uint8_t *buffer = line->buffer;
-    for (;;) {
+    for (;; at++) {
         while (at < line->stop && h1_class[buffer[at]] & class)
             at++;
-        if (at >= line->stop || buffer[at] != '%')
+        if (at >= line->stop)
             return (int32_t)at;
-        for (uint32_t digit = at + 1; digit <= at + 2; digit++)
-            if (digit >= line->stop || !(h1_class[buffer[digit]] & H1_HEX))
-                return refuse(line, digit, H1_ERR_PERCENT);
-        /* RFC 3986 7.3: %00 should be rejected where raw data is not expected: the path is decoded for the app and
-         * often names a file. */
-        if (refuse_nul && buffer[at + 1] == '0' && buffer[at + 2] == '0')
-            return H1_ERR_PERCENT_NUL;
-        at += 3;
+        if (buffer[at] == '%') {
+            /* RFC 3986 7.3: %00 should be rejected where raw data is not expected: the path is decoded for the app
+             * and often names a file. */
+            if (at + 2 < line->stop && buffer[at + 1] == '0' && buffer[at + 2] == '0')
+                return H1_ERR_PERCENT_NUL;
+        } else if (buffer[at] <= 0x7f) {
+            return (int32_t)at;
+        } else if (!line->raw_target) {
+            return H1_ERR_TARGET_RAW;
+        }
     }
 }
 
 /* RFC 9112 3.2.1: origin-form = absolute-path [ "?" query ]; the caller has seen the first byte: '/', '?' or ' '. */
 static int32_t scan_path_and_query(h1_head *head, const line_scan *line, uint32_t at) {
-    const int32_t path_end = scan_encoded(line, at, H1_PATH, true);
+    const int32_t path_end = scan_part(line, at, H1_PATH);
     if (path_end <= 0)
         return path_end;
     head->path = span(at, (uint32_t)path_end);
@@ -186,7 +190,7 @@ static int32_t scan_path_and_query(h1_head *head, const line_scan *line, uint32_
     if (!head->has_query)
         return path_end;
     const uint32_t query = (uint32_t)path_end + 1;
-    const int32_t query_end = scan_encoded(line, query, H1_QUERY, false);
+    const int32_t query_end = scan_part(line, query, H1_QUERY);
     if (query_end > 0)
         head->query = span(query, (uint32_t)query_end);
     return query_end;

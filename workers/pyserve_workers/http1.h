@@ -42,7 +42,7 @@
 
 /* ---- errors ---- */
 
-/* Every error: X(number, NAME, status, what was wrong). The numbers are stable. */
+/* Every error: X(number, NAME, status, what was wrong). The numbers are stable; 9 was PERCENT. */
 #define H1_ERRORS(X)                                                                                  \
     X(1, METHOD, 400, "the method is not a token followed by one space")                              \
     X(2, TARGET, 400, "the request target is malformed")                                              \
@@ -52,7 +52,6 @@
     X(6, BARE_CR, 400, "CR without LF")                                                               \
     X(7, METHOD_TOO_LONG, 400, "the method is too long")                                              \
     X(8, CONNECT, 501, "CONNECT is for proxies")                                                      \
-    X(9, PERCENT, 400, "a percent sign in the request target is not followed by two hex digits")      \
     X(10, PERCENT_NUL, 400, "the path contains %00")                                                  \
     X(11, USERINFO, 400, "the request target contains user information")                              \
     X(12, UNSUPPORTED_VERSION, 505, "the HTTP version is not 1.0 or 1.1")                             \
@@ -81,7 +80,9 @@
     X(35, CHUNK_EXTENSIONS_TOO_LARGE, 400, "too many bytes of chunk extensions")                      \
     X(36, CHUNK_END, 400, "chunk data is not followed by CRLF")                                       \
     X(37, TRAILER_FORBIDDEN, 400, "a field of framing, routing or authentication among the trailers") \
-    X(38, TRAILERS_TOO_LARGE, 431, "too many or too large trailer fields")
+    X(38, TRAILERS_TOO_LARGE, 431, "too many or too large trailer fields")                            \
+    X(39, TARGET_RAW, 400,                                                                            \
+      "a byte above 0x7f in the request target: percent-encode it, or set permit_raw_target")
 
 typedef enum {
     H1_MORE = 0,
@@ -132,6 +133,7 @@ typedef struct {
     uint32_t fields;     /* number of field lines; more than H1_MAX_FIELDS means H1_MAX_FIELDS */
     uint32_t field_size; /* one field line, bytes without CRLF */
     uint32_t head;       /* the whole head, bytes, with the empty lines before and after it */
+    uint32_t raw_target; /* no number: may the target's path and query have bytes above 0x7f? */
 } h1_limits;
 
 typedef enum {

@@ -43,6 +43,7 @@ cdef extern from "http1.h" nogil:
         uint32_t fields
         uint32_t field_size
         uint32_t head
+        uint32_t raw_target
 
     ctypedef struct h1_head:
         h1_span method

@@ -55,10 +55,19 @@ def parse_head(
     fields: int = 100,
     field_size: int = 8190,
     head: int = 65536,
+    raw_target: int = 0,
 ) -> Head | None: ...
 
 class Memory:
-    def __init__(self, *, line: int = 8190, fields: int = 100, field_size: int = 8190, head: int = 65536) -> None: ...
+    def __init__(
+        self,
+        *,
+        line: int = 8190,
+        fields: int = 100,
+        field_size: int = 8190,
+        head: int = 65536,
+        raw_target: int = 0,
+    ) -> None: ...
     def parse(self, data: bytes, splits: Iterable[int] = ()) -> tuple[Head | None, int]: ...
 
 def decode_chunked(data: bytes, splits: Iterable[int] = ()) -> Body: ...

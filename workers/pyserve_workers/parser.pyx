@@ -44,6 +44,7 @@ cdef extern from "http1.h":
         uint32_t fields
         uint32_t field_size
         uint32_t head
+        uint32_t raw_target
     ctypedef struct h1_head:
         h1_span method
         h1_span target
@@ -174,12 +175,12 @@ cdef object head_of(bytes data, const h1_head *head, int32_t length):
     )
 
 
-def parse_head(bytes data, splits=(), *, line=8190, fields=100, field_size=8190, head=65536):
+def parse_head(bytes data, splits=(), *, line=8190, fields=100, field_size=8190, head=65536, raw_target=0):
     """The head at the start of ``data``; None if it is incomplete; ParseError if it is refused.
 
     ``splits`` are rising lengths: the parser sees each of these beginnings of the data first, each at another address.
     """
-    cdef h1_limits limits = h1_limits(line, fields, field_size, head)
+    cdef h1_limits limits = h1_limits(line, fields, field_size, head, raw_target)
     cdef h1_head parsed
     cdef int32_t answer = H1_MORE
     cdef bytes seen
@@ -199,8 +200,8 @@ cdef class Memory:
     cdef h1_memory memory
     cdef h1_limits limits
 
-    def __init__(self, *, line=8190, fields=100, field_size=8190, head=65536):
-        self.limits = h1_limits(line, fields, field_size, head)
+    def __init__(self, *, line=8190, fields=100, field_size=8190, head=65536, raw_target=0):
+        self.limits = h1_limits(line, fields, field_size, head, raw_target)
 
     def parse(self, bytes data, splits=()):
         """As parse_head() does: (head or None, the number of its field lines)."""
