@@ -51,7 +51,7 @@ class Belongings:
             "scoreboard": {"fd": self.scoreboard.fd},
             "queue": self.queue.carried(),
             "control_socket": self.control_socket and self.control_socket.carried(),
-            "pidfile": self.pidfile and self.pidfile.path,
+            "pidfile": self.pidfile and self.pidfile.carried(),
         }
 
     @classmethod
@@ -67,5 +67,5 @@ class Belongings:
         if record["pidfile"]:
             from pyserve.pidfile import Pidfile
 
-            belongings.pidfile = Pidfile(record["pidfile"])
+            belongings.pidfile = Pidfile.resume(record["pidfile"])
         return belongings

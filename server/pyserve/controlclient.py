@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyserve import config
-from pyserve.controlsocket import credentials
 from pyserve.errors import PyserveError
+from pyserve.socketfile import credentials
 
 VERSION = 1
 PATIENCE = 30  # seconds for a server to take a client, and to say the next thing if it is to answer at once

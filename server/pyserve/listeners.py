@@ -9,9 +9,8 @@ import contextlib
 import errno
 import os
 import socket
-import stat
 
-from pyserve import addresses
+from pyserve import addresses, ownfile
 from pyserve.errors import BindError
 
 TYPE_CHECKING = False
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyserve.addresses import Address
+    from pyserve.ownfile import Identity
 
 SYN_RECEIVED = "03"  # the state's number in /proc/net/tcp
 
@@ -27,9 +27,10 @@ SYN_RECEIVED = "03"  # the state's number in /proc/net/tcp
 class Listener:
     """One listening socket and what the environ of its requests says of the server's side."""
 
-    def __init__(self, sock: socket.socket, *, inherited: bool) -> None:
+    def __init__(self, sock: socket.socket, *, inherited: bool, file: Identity | None = None) -> None:
         self.socket = sock
         self.inherited = inherited
+        self.file = file  # of a unix socket that was made here: another one may be at its path later
         self.path = ""
         if sock.family == socket.AF_UNIX:
             self.path = os.fsdecode(sock.getsockname())
@@ -70,17 +71,17 @@ class Listener:
         }
 
     def carried(self) -> dict[str, Any]:
-        return {"fd": self.fileno(), "inherited": self.inherited}
+        return {"fd": self.fileno(), "inherited": self.inherited, "file": self.file}
 
     @classmethod
     def resume(cls, record: dict[str, Any]) -> Listener:
-        return cls(socket.socket(fileno=record["fd"]), inherited=record["inherited"])
+        file = record["file"] and tuple(record["file"])
+        return cls(socket.socket(fileno=record["fd"]), inherited=record["inherited"], file=file)
 
     def close(self, *, unlink: bool) -> None:
         """Close this process's descriptor; ``unlink`` removes the file of a unix socket that was made here."""
-        if unlink and self.path and not self.inherited:
-            with contextlib.suppress(OSError):  # removed already, or the directory is not ours any more
-                os.unlink(self.path)
+        if unlink and self.file:
+            ownfile.remove(self.path, self.file)
         self.socket.close()
 
 
@@ -152,44 +153,14 @@ def _listen_tcp(address: Address, backlog: int) -> Listener:
 
 
 def _listen_unix(path: str, backlog: int, mode: int, owner: tuple[int, int]) -> Listener:
+    from pyserve import socketfile
+
     path = os.path.abspath(path)
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~mode)  # never, not for a moment, more open than asked for
     try:
-        sock.bind(path)
-        os.chown(path, *owner)
-        os.chmod(path, mode)
-        sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise BindError(f"cannot listen on unix:{path}: {_lower(error)}") from None
-    finally:
-        os.umask(before)
-    sock.setblocking(False)
-    return Listener(sock, inherited=False)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket file of a server that is gone; anything else there stays and is an error."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise BindError(f"cannot listen on unix:{path}: a file that is not a socket is there; remove or rename it")
-    except FileNotFoundError:
-        return
+        sock, file = socketfile.listen(path, backlog, mode, owner)
     except OSError as error:
         raise BindError(f"cannot listen on unix:{path}: {_lower(error)}") from None
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            with contextlib.suppress(OSError):  # bind() says why, if it is still there
-                os.unlink(path)
-            return
-        except OSError:
-            pass  # EAGAIN: its queue is full, so somebody listens
-    raise BindError(f"cannot listen on unix:{path}: another process listens there")
+    return Listener(sock, inherited=False, file=file)
 
 
 def _lower(error: OSError) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pyserve.controlsocket import ControlSocket, ForbiddenError, credentials
+from pyserve.controlsocket import ControlSocket, ForbiddenError
 from pyserve.errors import BindError, ExitCode
+from pyserve.socketfile import credentials
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ def test_socket_of_a_server_that_is_gone_is_replaced(listen: Listen, tmp_path: P
 def test_socket_of_a_living_server_is_not_taken_away(listen: Listen, tmp_path: Path) -> None:
     path = tmp_path / "s"
     (listener,) = listen(f"unix:{path}")
-    assert refusal(f"unix:{path}") == f"cannot listen on unix:{path}: another process listens there"
+    assert refusal(f"unix:{path}") == f"cannot listen on unix:{path}: pid {os.getpid()} listens there"
     wait_for(lambda: select.select([listener], [], [], 0)[0], "the probe")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
