@@ -11,6 +11,9 @@ NOT_SERVING = {"--help", "-h", "--version", "--print-config"}
 
 
 def main() -> None:
+    if not sys.flags.safe_path:
+        # Where the script is, or, with -m, the working directory: the app's, whose modules are not for the master.
+        del sys.path[0]
     if not sys.platform.startswith("linux"):
         sys.exit(f"pyserve: this is {sys.platform}; pyserve runs on Linux only")
     for fd in range(3):  # closed ones would become sockets, and the app's print() go there

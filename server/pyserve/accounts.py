@@ -43,14 +43,15 @@ def become(user: str | None, group: str | None) -> None:
     """Take on user and group, with the user's other groups, for good. OSError if that is not permitted."""
     uid, gid = ids_of(user, group)
     if gid >= 0 and gid != os.getgid():
-        os.setgroups(_groups_of(uid, gid))
+        os.setgroups(groups_of(uid, gid))
         os.setresgid(gid, gid, gid)
     if uid >= 0 and uid != os.getuid():
-        os.setgroups(_groups_of(uid, gid))
+        os.setgroups(groups_of(uid, gid))
         os.setresuid(uid, uid, uid)
 
 
-def _groups_of(uid: int, gid: int) -> list[int]:
+def groups_of(uid: int, gid: int) -> list[int]:
+    """All of a user's groups, with this one."""
     import pwd
 
     try:

@@ -43,7 +43,7 @@ class Config:
     the log.
     """
 
-    __slots__ = (*BY_NAME, "origin", "sources", "warnings")
+    __slots__ = (*BY_NAME, "file", "origin", "sources", "warnings")
 
     app: str
     chdir: str
@@ -114,15 +114,17 @@ class Config:
     origin: dict[str, str]
     sources: Sources
     warnings: list[str]
+    file: str  # the path of the configuration file that was read; empty if none says anything
 
     def __init__(
-        self, values: Mapping[str, Any], origin: dict[str, str], sources: Sources, warnings: list[str]
+        self, values: Mapping[str, Any], origin: dict[str, str], sources: Sources, warnings: list[str], file: str
     ) -> None:
         for name in BY_NAME:
             object.__setattr__(self, name, values[name])
         object.__setattr__(self, "origin", origin)
         object.__setattr__(self, "sources", sources)
         object.__setattr__(self, "warnings", warnings)
+        object.__setattr__(self, "file", file)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Config does not change: {name}")
@@ -145,6 +147,7 @@ class Config:
             "origin": self.origin,
             "sources": self.sources._asdict(),
             "warnings": self.warnings,
+            "file": self.file,
         }
 
     @classmethod
@@ -159,6 +162,7 @@ class Config:
             {name: entry.origin for name, entry in given.items()},
             sources,
             record["warnings"],
+            record["file"],
         )
 
     def values(self) -> dict[str, Any]:
@@ -178,6 +182,8 @@ def load(cli: Mapping[str, Any], environ: Mapping[str, str], cwd: str, *, need_a
     config = resolve(Sources(options, relevant, cwd, cli.get("config")))
     if need_app and not config.app:
         raise UsageError("no application given, say which: pyserve MODULE:ATTRIBUTE (such as pyserve myapp:app)")
+    if need_app:
+        check_trust(config, config)
     return config
 
 
@@ -189,7 +195,17 @@ def reload(config: Config) -> Config:
     fresh = resolve(config.sources)
     if config.app and not fresh.app:
         raise ConfigError("no application given any more: app is gone from the configuration file")
+    check_trust(fresh, config)
+    check_trust(fresh, fresh)
     return fresh
+
+
+def check_trust(fresh: Config, workers: Config) -> None:
+    """Raise ConfigError if a root master cannot take a configuration while its workers run as another one's user."""
+    if workers.user is not None and os.geteuid() == 0:
+        from pyserve import trust
+
+        trust.check(fresh, workers.user, workers.group)
 
 
 def resolve(sources: Sources) -> Config:
@@ -199,7 +215,8 @@ def resolve(sources: Sources) -> Config:
     variables = from_environment(sources.environ, warnings)
     early = commands.get("chdir") or variables.get("chdir")
     folder = early.value if early and early.value else ""
-    given = {**from_file(sources, folder, warnings), **variables, **commands}
+    from_it, file = from_file(sources, folder, warnings)
+    given = {**from_it, **variables, **commands}
     for setting in SETTINGS:
         if setting.name not in given:
             given[setting.name] = from_platform(setting, sources.environ) or Given(setting.default, DEFAULT)
@@ -210,7 +227,7 @@ def resolve(sources: Sources) -> Config:
         warnings.append(f"{GUNICORN_FILE} is there but pyserve does not read it; its settings go into {FILE}")
     warnings += contradictions.warnings(given)
     values = {name: entry.value for name, entry in given.items()}
-    return Config(values, {name: given[name].origin for name in BY_NAME}, sources, warnings)
+    return Config(values, {name: given[name].origin for name in BY_NAME}, sources, warnings, file)
 
 
 def from_command_line(cli: Mapping[str, Any]) -> dict[str, Given]:
@@ -255,8 +272,9 @@ def from_platform(setting: Setting, environ: Mapping[str, str]) -> Given | None:
     return Given(convert(setting.kind.from_text, meant, f"{variable}={quoted(text)}"), variable)
 
 
-def from_file(sources: Sources, folder: str, warnings: list[str]) -> dict[str, Given]:
-    """What the configuration file says: the one of -c, or the one found in the working directory."""
+def from_file(sources: Sources, folder: str, warnings: list[str]) -> tuple[dict[str, Given], str]:
+    """What the configuration file says, the one of -c or the one found in the working directory, and its path; the path
+    is empty if it says nothing."""
     shown, content = find_file(sources, folder, warnings)
     given = {}
     for key, (raw, line) in content.items():
@@ -264,7 +282,7 @@ def from_file(sources: Sources, folder: str, warnings: list[str]) -> dict[str, G
         if key not in BY_NAME:
             raise ConfigError(f"{where}: {unknown_key(key)}")
         given[key] = Given(convert(BY_NAME[key].kind.from_toml, raw, f"{where}: {key} = {quoted(raw)}"), where)
-    return given
+    return given, os.path.join(sources.cwd, shown) if given else ""
 
 
 def unknown_key(key: str) -> str:

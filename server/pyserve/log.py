@@ -34,25 +34,30 @@ INDENT = "    "
 COLOURS = {"debug": "2", "info": "32", "warn": "33", "error": "31", "crit": "1;31", "app": "36"}
 STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 LONGEST_PARTIAL = 64 * 1024
+WHY_NOT = {
+    errno.ENXIO: "nobody reads this pipe",
+    errno.ELOOP: "it is a symbolic link that another user could have put there; name the file that it leads to",
+}
 
 # Every control character but newline and tab, of both the ASCII and the Latin-1 range, is shown by its code.
 ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
-def open_log(path: str, standard: int = 2) -> int:
+def open_log(path: str, standard: int = 2, *, follow: bool = False) -> int:
     """A descriptor to append records to; ``-`` is the standard stream given (1 or 2), opened anew or duplicated.
 
-    Raises ConfigError that names the path.
+    follow: the file may be a symbolic link. Raises ConfigError that names the path.
     """
     # Under systemd the standard streams are sockets, which cannot be opened by their names in /dev.
     stream = standard if path == "-" else STANDARD_STREAMS.get(path)
     try:
         if stream is not None:
             return open_stream(stream)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+        links = 0 if follow else os.O_NOFOLLOW
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | links, 0o640)
     except OSError as error:
         name = f"standard stream {stream}" if path == "-" else path
-        why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+        why = WHY_NOT.get(error.errno or 0, error.strerror)
         raise ConfigError(f"cannot open the log {name}: {why}") from None
 
 

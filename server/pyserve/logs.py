@@ -6,9 +6,11 @@ import os
 
 from pyserve.errors import ConfigError
 from pyserve.log import LEVELS, Log, open_log
+from pyserve.way import only_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pyserve.config import Config
@@ -29,7 +31,7 @@ class LogFiles:
         paths = [(config.error_logfile, 2)]
         if config.access_logfile:
             paths.append((config.access_logfile, 1))
-        return cls(paths, [open_log(path, standard) for path, standard in paths], config.log_level)
+        return cls(paths, [opened(path, standard) for path, standard in paths], config.log_level)
 
     def carried(self) -> dict[str, Any]:
         level = next(name for name, threshold in LEVELS.items() if threshold == self.error.threshold)
@@ -45,18 +47,27 @@ class LogFiles:
     def set_level(self, level: str) -> None:
         self.error.threshold = LEVELS[level]
 
-    def reopen(self) -> None:
-        """Open the files again under the same descriptors, after they were renamed away."""
+    def reopen(self, check: Callable[[str], None]) -> None:
+        """Open the files again under the same descriptors, after they were renamed away.
+
+        check: raises ConfigError for a path that is not to be opened any more.
+        """
         for (path, standard), fd in zip(self.paths, self.fds, strict=True):
             if path == "-":
                 continue
             try:
-                fresh = open_log(path, standard)
+                check(path)
+                fresh = opened(path, standard)
             except ConfigError as error:
                 self.error.error(f"{error.message}; the old file is written on")
                 continue
             os.dup2(fresh, fd, inheritable=False)
             os.close(fresh)
+
+
+def opened(path: str, standard: int) -> int:
+    """A descriptor of a log. A link, say to /dev/stdout, is followed if no other user can have put it there."""
+    return open_log(path, standard, follow=only_ours(path))
 
 
 def take_over(fresh: list[int], fds: list[int]) -> None:

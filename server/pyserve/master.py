@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import __version__, cpus, descriptors, handoff, linux, rollout, shutdown
+from pyserve import __version__, cpus, descriptors, handoff, linux, rollout, shutdown, trust
 from pyserve.ending import Ending
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
@@ -179,7 +179,7 @@ class Master:
             self.control.begin()
 
     def introduce(self) -> None:
-        for text in self.config.warnings:
+        for text in (*self.config.warnings, *trust.warnings(self.config)):
             self.log.warning(text)
         self.log.info(f"pyserve {__version__} on Python {sys.version.split()[0]}, pid {os.getpid()}")
         for listener in self.listeners:
@@ -308,7 +308,7 @@ class Master:
         return f"no generation before this one is loaded any more; each stays for keep_previous ({keep:g} s) at most"
 
     def on_usr1(self) -> None:
-        self.logs.reopen()
+        self.logs.reopen(lambda path: trust.check_log(path, trust.account(self.config.user, self.config.group)))
         self.population.reopen_logs()
         self.log.info("log files reopened")
 

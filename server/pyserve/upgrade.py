@@ -217,6 +217,11 @@ def why(error: Exception) -> str:
 
 
 def own_command(cwd: str) -> list[str]:
-    """The command line of this process, with the script's path made absolute as seen from where it was started."""
+    """The command line of this process, with the script's path made absolute as seen from where it was started.
+
+    With -P, so that ``-m pyserve`` does not mean a folder ``pyserve`` of the app.
+    """
     script = sys.argv[0]
-    return [sys.executable, *(os.path.join(cwd, word) if word == script else word for word in sys.orig_argv[1:])]
+    safe = [] if sys.flags.safe_path else ["-P"]
+    words = (os.path.join(cwd, word) if word == script else word for word in sys.orig_argv[1:])
+    return [sys.executable, *safe, *words]

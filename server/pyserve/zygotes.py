@@ -87,8 +87,6 @@ def _resemble_exec(channel: int, program: str) -> None:
         _signal.signal(number, _signal.SIG_DFL)
     for name in MASTER_ONLY:
         os.environ.pop(name, None)
-    if not sys.flags.safe_path:
-        del sys.path[0]  # where the launcher is, or with -m the working directory, which the zygote adds later
     sys.orig_argv[:] = _command(program)
     sys.argv[:] = ["-c"]
     main = type(sys)("__main__")  # not the launcher's, whose name and file a multiprocessing child would run

@@ -280,6 +280,20 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         assert caught.value.message == f"cannot open the log {name}: {why}"
 
 
+def test_a_link_is_followed_only_for_who_says_so(tmp_path: Path) -> None:
+    link = tmp_path / "error.log"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError) as caught:
+        open_log(str(link))
+    assert caught.value.message == (
+        f"cannot open the log {link}: it is a symbolic link that another user could have put there; "
+        "name the file that it leads to"
+    )
+    assert not (tmp_path / "elsewhere").exists()
+    os.close(open_log(str(link), follow=True))
+    assert (tmp_path / "elsewhere").exists()
+
+
 # ------------------------------------------------------------------------------------------------------ nobody reads
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_config_has_an_attribute_for_every_setting_and_no_other() -> None:
-    assert set(Config.__annotations__) == {*BY_NAME, "origin", "sources", "warnings"}
+    assert set(Config.__annotations__) == {*BY_NAME, "file", "origin", "sources", "warnings"}
 
 
 def test_names_and_flags_are_given_once() -> None:

@@ -138,7 +138,7 @@ def test_the_command_is_the_one_of_the_start(
 ) -> None:
     monkeypatch.setattr(sys, "orig_argv", words)
     monkeypatch.setattr(sys, "argv", [script, "a:b"])
-    assert upgrade.own_command("/srv") == [sys.executable, *command]
+    assert upgrade.own_command("/srv") == [sys.executable, "-P", *command]
 
 
 def test_a_phase_that_is_not_in_the_table_is_a_bug(master: Master) -> None:

@@ -28,6 +28,7 @@ import requests
 from support.processes import GENEROUS, children, descendants, in_session, title, wait_for
 
 BIND_FLAGS = ("-b", "--bind")
+PYSERVE = (sys.executable, "-m", "pyserve")
 WORKER_CLASSES = ("sync", "threads", "gevent")
 
 # A reload is watched for a moment only: tests that reload again need not wait for it.
@@ -146,7 +147,7 @@ class Server:
 
 def command(*arguments: str) -> list[str]:
     """The command line of ``pyserve ARGUMENTS`` in the interpreter that runs the tests."""
-    return [sys.executable, "-m", "pyserve", *arguments]
+    return [*PYSERVE, *arguments]
 
 
 @contextmanager
@@ -157,11 +158,12 @@ def serve(
     ready: bool = True,
     error_log: Path | None = None,
     pass_fds: Sequence[int] = (),
+    program: Sequence[str] = PYSERVE,
 ) -> Iterator[Server]:
     """A server started with these arguments in ``cwd``, listening (on a free port of 127.0.0.1 if no --bind is given).
 
     env: variables to add. ready=False: do not wait until every worker is ready. error_log: that of --error-logfile.
-    pass_fds: descriptors that it inherits, for fd://N.
+    pass_fds: descriptors that it inherits, for fd://N. program: what is started.
     """
     if not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
         arguments = (*arguments, "--bind", "127.0.0.1:0")
@@ -171,7 +173,7 @@ def serve(
             environ["PYSERVE_WORKER_CLASS"] = worker_class
         if worker_class == "threads" or "threads" in arguments:
             environ["PYSERVE_THREADS"] = "16"
-        server = Server(command(*arguments), cwd, environ, Path(folder, "log"), error_log, pass_fds)
+        server = Server([*program, *arguments], cwd, environ, Path(folder, "log"), error_log, pass_fds)
         try:
             if ready:
                 wait_until_ready(server)
