@@ -7,6 +7,7 @@ TMPDIR), default. Reading has no effects; the caller changes directory, user and
 from __future__ import annotations
 
 import os
+import stat
 from collections import namedtuple
 
 from pyserve import addresses, contradictions, descriptors
@@ -26,6 +27,7 @@ PROJECT_TABLE = ("tool", "pyserve")
 PREFIX = "PYSERVE_"
 GUNICORN_VARIABLE = "GUNICORN_CMD_ARGS"
 GUNICORN_FILE = "gunicorn.conf.py"  # which it reads without being told to
+FILE_LIMIT = 1 << 20  # bytes
 DEFAULT = "default"
 
 # A value with the origin that messages and --print-config name.
@@ -303,8 +305,8 @@ def find_file(sources: Sources, folder: str, warnings: list[str]) -> tuple[str, 
         return sources.file, chosen_file(sources.file, sources.cwd)
     shown = os.path.join(folder, FILE)
     project = os.path.join(folder, PROJECT_FILE)
-    own_text = read_text(os.path.join(sources.cwd, shown), shown, missing_ok=True)
-    project_text = read_text(os.path.join(sources.cwd, project), project, missing_ok=True)
+    own_text = read_text(os.path.join(sources.cwd, shown), shown, found=True)
+    project_text = read_text(os.path.join(sources.cwd, project), project, found=True)
     if own_text is not None:
         if project_text and "[tool.pyserve" in project_text:
             warnings.append(f"{shown} is used, [tool.pyserve] of {project} is not")
@@ -333,19 +335,32 @@ def parse(text: str, shown: str, table: tuple[str, ...] = ()) -> dict[str, tuple
     return tomlfile.read(text, shown, table)
 
 
-def read_text(path: str, shown: str, missing_ok: bool = False) -> str | None:
-    """The text of a file; None if it does not exist and may be missing."""
+def read_text(path: str, shown: str, found: bool = False) -> str | None:
+    """The text of a file.
+
+    found: nobody named it; it is looked for where others may write. None if it does not exist, and it must be a file: a
+    pipe would hold up the master.
+    """
     try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8-sig")
+        with open(path, "rb", opener=open_now if found else None) as file:
+            if found and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{shown}: not a regular file")
+            content = file.read(FILE_LIMIT + 1)
+            if len(content) > FILE_LIMIT:
+                raise ConfigError(f"{shown}: larger than {FILE_LIMIT >> 20} MiB")
+            return content.decode("utf-8-sig")
     except FileNotFoundError:
-        if missing_ok:
+        if found:
             return None
         raise ConfigError(f"{shown}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{shown}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{shown}: not valid TOML: not UTF-8") from None
+
+
+def open_now(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def convert(read: Callable[[Any], Any], raw: Any, where: str, failure: type[PyserveError] = ConfigError) -> Any:

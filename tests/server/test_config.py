@@ -293,6 +293,22 @@ def test_a_file_with_a_byte_order_mark_and_windows_line_ends(cwd: str) -> None:
     assert (found.workers, found.origin["workers"]) == (2, "pyserve.toml line 2")
 
 
+@pytest.mark.parametrize("name", ["pyserve.toml", "pyproject.toml"])
+@pytest.mark.parametrize("what", ["pipe", "device", "huge"])
+def test_what_lies_in_the_folder_holds_up_nobody(name: str, what: str, cwd: str) -> None:
+    """At a reload the master once waited for ever for somebody to write into a pipe of that name."""
+    path = Path(cwd, name)
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    why = "larger than 1 MiB" if what == "huge" else "not a regular file"
+    assert failure(ConfigError, CLI, {}, cwd) == f"{name}: {why}"
+
+
 def test_a_file_that_cannot_be_read(cwd: str) -> None:
     Path(cwd, config.FILE).mkdir()
     assert failure(ConfigError, CLI, {}, cwd) == "pyserve.toml: cannot be read: Is a directory"
