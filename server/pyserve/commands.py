@@ -239,6 +239,10 @@ def state_of(pid: int) -> str:
     return f": {PROCESS_STATES[letter]}" if letter in PROCESS_STATES else ""
 
 
+WEEK = 7 * 86400
+RANGES = {"hold": (0, WEEK), "drain_timeout": (0, WEEK), "retry_after": (1, WEEK)}  # seconds
+ANY_NUMBER = (-(1 << 31), (1 << 31) - 1)  # the range of the others
+
 COMMANDS = {
     "status": Command(tell_status, {}),
     "reload": Command(reload, {"wait": False}, overhears=True),

@@ -19,7 +19,7 @@ import select
 import socket
 import time
 
-from pyserve.commands import COMMANDS
+from pyserve.commands import ANY_NUMBER, COMMANDS, RANGES
 from pyserve.controlsocket import ForbiddenError
 
 TYPE_CHECKING = False
@@ -54,7 +54,8 @@ def parse(line: bytes) -> tuple[str, dict[str, Any]]:
         raise RequestError("not a JSON object")
     version = request.pop("version", None)
     if version != VERSION:
-        raise RequestError(f"this server speaks version {VERSION} of the protocol, not {json.dumps(version)[:40]}")
+        said = type(version).__name__ if isinstance(version, (list, dict)) else json.dumps(version)[:40]
+        raise RequestError(f"this server speaks version {VERSION} of the protocol, not {said}")
     command = request.pop("command", None)
     if not isinstance(command, str) or command not in COMMANDS:
         raise RequestError(f"no such command here; there are {', '.join(COMMANDS)}")
@@ -62,9 +63,25 @@ def parse(line: bytes) -> tuple[str, dict[str, Any]]:
     for name, value in request.items():
         if name not in arguments:
             raise RequestError(f"{command} has no argument {name[:40]}")
-        if type(value) is not type(arguments[name]):
-            raise RequestError(f"{command}: {name} is to be of the type {type(arguments[name]).__name__}")
+        if fault := fault_of(value, arguments[name], RANGES.get(name, ANY_NUMBER)):
+            raise RequestError(f"{command}: {name} {fault}")
     return command, {**arguments, **request}
+
+
+def fault_of(value: Any, default: Any, bounds: tuple[int, int]) -> str:
+    """What is wrong with an argument that is to be like its default; empty if nothing is."""
+    if type(value) is not type(default):
+        return f"is to be of the type {type(default).__name__}"
+    texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+    if not all(isinstance(text, str) for text in texts):
+        return "is to be a list of texts"
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return "is no text: half a surrogate pair is in it"
+    if type(value) in (int, float) and not bounds[0] <= value <= bounds[1]:  # also true of NaN
+        return f"is to be {bounds[0]} to {bounds[1]}"
+    return ""
 
 
 def line(event: str, fields: dict[str, Any]) -> bytes:

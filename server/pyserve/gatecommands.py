@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from pyserve import gate
+from pyserve.channel import MESSAGE_LIMIT
 from pyserve.exclusion import Notice, Party
 
 TYPE_CHECKING = False
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 ACTIONS = ("on", "off", "status")
 TICK = 0.05  # seconds between looks at requests that still run
 DRAIN_SHOWN = 30.0  # seconds for which ``maintenance on`` waits for them
-FOREVER = float("inf")
+NOTICE_LIMIT = MESSAGE_LIMIT - 20_000  # bytes: what else PAUSE says, as a reload_check that is allowed, has room, too
 
 
 class InvalidError(Exception):
@@ -29,15 +31,16 @@ def answer(ok: bool, text: str, **more: Any) -> dict[str, Any]:
     return {"ok": ok, "text": text, **more}
 
 
-def notice_of(hold: float, retry_after: int, page: str = "", allow: list[str] | None = None) -> Notice:
-    if not 0 <= hold < FOREVER:
-        raise InvalidError("hold is a number of seconds")
-    if retry_after < 1:
-        raise InvalidError("retry_after is a number of seconds, at least 1")
-    allowed = allow or []
-    if not all(str(path).startswith("/") for path in allowed):
-        raise InvalidError("allow is a list of paths, each of which begins with /")
-    return Notice(hold, retry_after, page=page, allow=tuple(map(str, allowed)))
+def notice_of(hold: float, retry_after: int, page: str, allow: list[str]) -> Notice:
+    for path in allow:
+        if not path.startswith("/"):
+            raise InvalidError("allow is a list of paths, each of which begins with /")
+        if not path.isascii() or not path.isprintable() or set(path) & set(" ?#"):
+            raise InvalidError(f"allow: {path[:40]} is no path as clients send it, percent-encoded and without query")
+    size = len(json.dumps([page, allow]))
+    if size > NOTICE_LIMIT:
+        raise InvalidError(f"page and allow are {size} bytes of JSON, and {NOTICE_LIMIT} is the limit")
+    return Notice(hold, retry_after, page=page, allow=tuple(allow))
 
 
 # maintenance
@@ -105,16 +108,12 @@ def run_alone(
 ) -> Conversation:
     """The client is told ``granted``, with a ticket; the gate is its until it releases that, or hangs up."""
     exclusion = master.population.exclusion
-    try:
-        notice = notice_of(hold, retry_after)
-    except InvalidError as error:
-        return answer(False, f"exclusive: {error}")
     if exclusion.maintained:
         simply = "the command can simply be started, without pyservectl exclusive"
         return answer(False, f"{described(exclusion)}{f': {simply}' if exclusion.alone else ''}")
     heard: list[str | None] = []
     ticket = exclusion.ask(
-        Party(f"pyservectl exclusive: {name[:80]}", notice, heard.append),
+        Party(f"pyservectl exclusive: {name[:80]}", Notice(hold, retry_after), heard.append),
         gate.Ticket(0, waits=wait, drain_timeout=drain_timeout),
     )
     try:

@@ -15,6 +15,7 @@ REFUSED = 75  # EX_TEMPFAIL: try again later
 INSIDE = "PYSERVECTL_EXCLUSIVE"  # the server's socket, for the command and for all that it runs
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+NAME_LIMIT = 80  # characters of the command that the server is told
 
 
 def run(
@@ -25,7 +26,8 @@ def run(
     When this process dies the server sees its connection end, and lets requests enter again; so the command is then
     told to end, with a TERM.
     """
-    answer = ask("exclusive", patient=True, name=" ".join(command), **terms)
+    name = os.fsencode(" ".join(command)).decode("utf-8", "replace")[:NAME_LIMIT]  # its arguments may be any bytes
+    answer = ask("exclusive", patient=True, name=name, **terms)
     for said in answer:
         if said["event"] == "granted":
             code = execute(command, {**os.environ, INSIDE: os.path.realpath(answer.path)}, warn)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ import requests
 
 from lifecycle.operator import CTL, ctl, serving, status
 from lifecycle.project import Project, in_app
+from pyserve.commands import COMMANDS
 from pyserve.control import CLIENTS_LIMIT, REQUEST_LIMIT
 from support import Server, serve
 from support.processes import GENEROUS, wait_for
@@ -153,6 +157,76 @@ def test_garbage_is_answered_with_what_is_wrong(project: Project) -> None:
             assert reason in end["text"], name
         assert server.get("/").text.startswith("one ")
         assert server.log.count(" error ") == 0
+
+
+# One of each kind of JSON value, and the worst of each.
+LONE = "\ud800"
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 10**30, -(10**30), 10**400, 0.5, -1.0, 1e308, math.nan, math.inf, -math.inf,
+    "", "x", "on", LONE, "x" * 60_000, "é" * 30_000,
+    [], ["/"], ["x"], [1], [None], [[]], [LONE], ["/" + LONE], ["/é"], ["/x?y"], ["/x" * 30_000], ["/" + "é" * 30_000],
+    {}, {"wait": True}, {LONE: LONE},
+]  # fmt: skip
+# Those of the right type that are refused as well, by the type and the name of the argument.
+HOSTILE: dict[type, list[Any]] = {
+    bool: [],
+    int: [10**30, -(10**30), 10**400],
+    float: [-1.0, 1e308, math.nan, math.inf, -math.inf],
+    str: [LONE],
+    list: [["x"], [1], [None], [[]], [LONE], ["/" + LONE], ["/é"], ["/x?y"], ["/" + "é" * 30_000]],
+}
+WORSE: dict[str, list[Any]] = {"retry_after": [0, -1], "ticket": [0, 1, -1], "page": ["é" * 30_000]}
+# What else a command has to be told, so that it would do something if the argument were right.
+OTHERWISE: dict[str, dict[str, Any]] = {"maintenance": {"action": "on"}, "exclusive": {}, "stop": {}}
+
+
+def same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and repr(one) == repr(other)
+
+
+def wrong_requests() -> Iterator[dict[str, Any]]:
+    """Every command with every argument of every wrong type, and of the right type and hostile."""
+    for command, about in COMMANDS.items():
+        for name, default in about.arguments.items():
+            hostile = [*HOSTILE[type(default)], *WORSE.get(name, [])]
+            for value in VALUES:
+                if type(value) is not type(default) or any(same(value, each) for each in hostile):
+                    yield {"command": command, **OTHERWISE.get(command, {}), name: value}
+        yield from ({"command": command, name: True} for name in ("now", "", LONE, "x" * 60_000))
+    yield from ({"command": value} for value in VALUES)
+    yield from ({"command": "status", "version": value} for value in VALUES if value is not True and value != 1)
+
+
+def test_every_argument_of_every_wrong_kind_is_refused_in_one_line_and_changes_nothing(project: Project) -> None:
+    """A page of half a surrogate pair once ended the connections of all clients; paths that were too long for the channel
+    closed the gate in the master, and no worker heard of it."""
+    with serving(project, "--workers", "1") as server:
+        before = server.workers()
+        requests = list(wrong_requests())
+        assert {request["command"] for request in requests if isinstance(request["command"], str)} >= COMMANDS.keys()
+        for request in requests:
+            for ascii_only in (True, False):
+                try:
+                    line = json.dumps({"version": 1, **request}, ensure_ascii=ascii_only).encode()
+                except UnicodeEncodeError:  # only JSON's own escapes can say it
+                    continue
+                lines = exchange(project, line + b"\n")
+                assert [(each["event"], each["ok"]) for each in lines] == [("end", False)], line[:200]
+                assert "BUG" not in lines[0]["text"], line[:200]
+        state = status(project)
+        assert (state["gate"]["gate"], state["gate"]["maintenance"], state["target"]) == ("open", False, 1)
+        assert server.get("/").text == f"one {before[0]}"
+        assert server.workers() == before
+        assert not re.search(" (error|warn|crit) |maintenance is on|reload|stopping", server.log)
+
+
+def test_values_that_are_nested_deeply_are_refused(project: Project) -> None:
+    begins = (b'{"version": ', b'{"version": 1, "command": ', b'{"version": 1, "command": "maintenance", "allow": ')
+    with serving(project, "--workers", "1"):
+        for depth in (100, 900, *range(970, 1010), 5000, 30_000):
+            for begin in begins:
+                (end,) = exchange(project, begin + b"[" * depth + b"]" * depth + b"}\n")
+                assert (end["event"], end["ok"]) == ("end", False)
 
 
 def test_clients_that_say_nothing_make_room_for_one_that_does(project: Project) -> None:

@@ -175,6 +175,7 @@ def test_a_command_runs_alone_and_its_exit_code_is_pyservectls(gated: Gated) -> 
         assert run.returncode == 3
         assert server.get("/").status_code == 200  # it is open when pyservectl ends
         assert "no-such-command" in ctl(gated, "exclusive", "--", "no-such-command", code=127)
+        ctl(gated, "exclusive", "--", "test", "-n", "not UTF-8: \udcff", "-a", "-n", "long " * 20_000)
         ctl(gated, "maintenance", "on")
         assert "maintenance is on" in ctl(gated, "exclusive", "--", "true", code=REFUSED)
         ctl(gated, "maintenance", "off")
