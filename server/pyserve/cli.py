@@ -14,7 +14,7 @@ from pyserve.errors import ExitCode, PyserveError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import TextIO
 
     from pyserve.config import Config
@@ -60,15 +60,16 @@ def print_config(current: Config) -> int:
     values = min(max(len(value) for _, value, _ in rows), 40)
     lines = [f"{name:<{names}}  {value:<{values}}  {origin}" for name, value, origin in rows]
     say("\n".join(lines))
-    tell_warnings(current)
+    tell_warnings(current.warnings)
     return ExitCode.OK
 
 
 def check_config(current: Config) -> int:
     """Load the application as serving would, in processes of its own, and say whether all is well."""
+    from pyserve import trust
     from pyserve.launch import check
 
-    tell_warnings(current)
+    tell_warnings((*current.warnings, *trust.warnings(current)))
     check(current)
     say("configuration and app are fine")
     return ExitCode.OK
@@ -86,6 +87,6 @@ def tell(error: PyserveError) -> None:
     say(f"pyserve: {error.message}" + (f"\n{details}" if details else ""), sys.stderr)
 
 
-def tell_warnings(current: Config) -> None:
-    for line in current.warnings:
+def tell_warnings(lines: Iterable[str]) -> None:
+    for line in lines:
         say(f"pyserve: warning: {line}", sys.stderr)

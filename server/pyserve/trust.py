@@ -13,6 +13,7 @@ virtual environment. He decides what is served and is no stranger, but it should
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -154,11 +155,13 @@ def program() -> Iterator[str]:
     yield os.path.abspath(sys.argv[0])
     for folder in map(os.path.abspath, sys.path):
         yield folder
-        if os.path.basename(folder) in ("site-packages", "dist-packages") and os.path.isdir(folder):
-            yield from (os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pth"))
+        if os.path.basename(folder) in ("site-packages", "dist-packages"):
+            with contextlib.suppress(OSError):  # it need not be there
+                yield from (os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".pth"))
     for module in list(sys.modules.values()):
-        for path in (getattr(module, "__file__", None), getattr(module, "__cached__", None)):
-            if path:
+        about = getattr(module, "__dict__", {})  # not its attributes: a lazy module imports more when it is asked
+        for path in (about.get("__file__"), getattr(about.get("__spec__"), "cached", None)):
+            if isinstance(path, str):
                 yield os.path.abspath(path)
 
 
