@@ -34,6 +34,12 @@ def upgrade(server: Server, times: int = 1) -> None:
         server.wait_for(lambda before=before: server.log.count("upgraded:") > before)  # type: ignore[misc]  # mypy does not see its type
 
 
+def settled(server: Server) -> list[int]:
+    """The master, its zygote and two workers, when the process that was between zygote and worker is gone, too."""
+    server.wait_for(lambda: len(server.tree()) == 4)
+    return server.tree()
+
+
 def descriptors(pid: int) -> list[str]:
     return sorted(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{pid}/fd"))
 
@@ -192,7 +198,7 @@ def test_a_pyserve_that_is_broken_changes_nothing(
     project: Project, installed: Installed, change: tuple[str, str, str], reason: str
 ) -> None:
     with serve("app:wsgi", "--workers", "2", cwd=project.folder, env=installed.environ) as server:
-        before = server.tree()
+        before = settled(server)
         installed.replace(*change)
         server.signal(signal.SIGUSR2)
         server.wait_for_log(rf"upgrade failed, nothing was changed: the pyserve that is installed now(?s:.*){reason}")
@@ -221,7 +227,7 @@ def test_a_pyserve_that_hangs_is_given_up_after_the_boot_timeout(
 ) -> None:
     options = ("--workers", "2", "--boot-timeout", "3")
     with serve("app:wsgi", *options, cwd=project.folder, env=installed.environ) as server:
-        before = server.tree()
+        before = settled(server)
         installed.replace(name, "from __future__ import annotations", "while True: pass")
         server.signal(signal.SIGUSR2)
         server.wait_for_log(r"upgrade failed, nothing was changed: .* did not end within boot_timeout \(3 s\)")
