@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,24 @@ def test_a_worker_logs_without_rights_to_the_log_file(project: Project) -> None:
         assert server.wait() == 0
     assert "seen in the log" in errors.read_text()
     assert Path(errors).stat().st_uid == 0
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_a_scanner_has_a_line_and_a_count_however_much_it_asks(project: Project) -> None:
+    """Each request in the access log, and the rest in two lines: the last count is told when the worker ends."""
+    access = project.folder / "access.log"
+    with serve("app:wsgi", "--workers", "1", "--access-logfile", str(access), cwd=project.folder) as server:
+        for number in range(500):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(b"GET /admin/%d HTTP/1.1\r\nHost: x\r\n.: x\r\nbad name: x\r\n\r\n" % number)
+                while client.recv(4096):
+                    pass
+        told = [line for line in server.log.splitlines() if "refused with" in line]
+        assert len(told) == 1
+        server.stop()
+        told = [line for line in server.log.splitlines() if "refused with" in line]
+        assert len(told) == 2
+        assert "  127.0.0.1: refused with 400: " in told[1]
+        assert ": 499 times more in " in told[1]
+        assert "admin" not in "".join(told)
+        assert access.read_text().count(" 400 ") == 500

@@ -328,13 +328,13 @@ def test_a_client_that_goes_on_sending_can_read_why_it_was_refused(server: Serve
     assert RECORDER.seen == []
 
 
-def test_a_refusal_is_logged_with_peer_and_reason(server: Server) -> None:
-    with server.connect() as client:
+def test_a_refusal_is_logged_with_peer_and_reason() -> None:
+    with Server(RECORDER) as server, server.connect() as client:
         host, port = client.socket.getsockname()
         client.send(head(b"X : 1"))
         assert client.response().body == b"Whitespace between a field name and the colon.\n"
         assert client.closed()
-    assert f"{host}:{port}: refused with 400: whitespace between" in server.log.texts("info")
+        assert f"{host}:{port}: refused with 400: whitespace between" in server.log.texts("info")
 
 
 def test_the_refusal_of_a_raw_target_says_what_to_do(server: Server) -> None:

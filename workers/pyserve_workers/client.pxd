@@ -14,4 +14,5 @@ cdef class Client:
     cdef bint drain(self) noexcept
     cdef bint is_there(self) noexcept
     cdef void part(self) noexcept
-    cdef int explain(self, object log, int failure, uint64_t patience) except -1
+    cdef int complain(self, object complaints, str level, str what) except -1
+    cdef int explain(self, object complaints, int failure) except -1

@@ -95,14 +95,19 @@ cdef class Client:
                 shutdown(self.fd, SHUT_RDWR)
             close_fd(self.fd)
 
-    cdef int explain(self, object log, int failure, uint64_t patience) except -1:
-        """Tells the log why nothing more can be sent; `patience` is write_timeout in nanoseconds."""
+    cdef int complain(self, object complaints, str level, str what) except -1:
+        """Tells the log what clients can bring about at will."""
+        complaints.note(level, what, self.remote_addr, self.name())
+        return 0
+
+    cdef int explain(self, object complaints, int failure) except -1:
+        """Tells the log why nothing more can be sent."""
         if failure == ECANCELED:
-            log.info(f"{self.name()}: the app has come back after its client was answered with 504")
+            self.complain(complaints, "info", "the app has come back after its client was answered with 504")
         elif failure == ENODATA:
-            log.error(f"{self.name()}: cut: the file of its response became shorter while it was sent")
+            self.complain(complaints, "error", "cut: the file of its response became shorter while it was sent")
         elif failure == ETIMEDOUT:
-            log.info(f"{self.name()}: cut: it has not read its response for {patience / 1e9:g} s")
+            self.complain(complaints, "info", "cut: it has not read its response in time")
         else:
-            log.debug(f"{self.name()}: went away before its response was complete: {strerror(failure)}")
+            complaints.log.debug(f"{self.name()}: went away before its response was complete: {strerror(failure)}")
         return 0

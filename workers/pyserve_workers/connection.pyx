@@ -572,9 +572,9 @@ cdef class Connection(Client):
     cdef int refuse(self, int status, str reason, str detail=None) except -1:
         """Answers a fault of the client's, or of ours in receiving: bytes, a line in the log, the connection's end."""
         if detail is None:
-            self.context.log.info(f"{self.name()}: refused with {status}: {reason}")
+            self.complain(self.context.complaints, "info", f"refused with {status}: {reason}")
         else:
-            self.context.log.error(f"{self.name()}: refused with {status}: {detail}")
+            self.complain(self.context.complaints, "error", f"refused with {status}: {detail}")
         self.context.tick(clock_now())
         self.prepare_response(False)
         self.response.plain(status, reason[0].upper() + reason[1:] + ".")
@@ -642,7 +642,7 @@ cdef class Connection(Client):
 
     cdef int report_loss(self) except -1:
         """The outbox cannot send any more."""
-        return self.explain(self.context.log, self.outbox.failure, self.context.write_timeout)
+        return self.explain(self.context.complaints, self.outbox.failure)
 
     cdef int broken(self, object error) except -1:
         """Something raised that never should: the connection is lost, the worker is not."""

@@ -42,6 +42,7 @@ cdef class Context:
     cdef readonly object settings
     cdef readonly object errors
     cdef readonly object log
+    cdef readonly object complaints
     cdef readonly AccessLog access_log
     cdef public object wait_writable
     cdef public bint draining

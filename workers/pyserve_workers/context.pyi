@@ -3,6 +3,7 @@ from typing import Any, Protocol
 
 from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.bunch import Bunch
+from pyserve_workers.complaints import Complaints
 
 class _Log(Protocol):
     def debug(self, text: str, /) -> None: ...
@@ -15,6 +16,7 @@ class Context:
     settings: Any
     errors: Any
     log: _Log
+    complaints: Complaints
     access_log: AccessLog | None
     multithread: bool
     multiprocess: bool

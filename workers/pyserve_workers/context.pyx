@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 
 from pyserve_workers.accesslog cimport AccessLog
 from pyserve_workers.body cimport EMPTY
+from pyserve_workers.complaints import Complaints
 from pyserve_workers.filewrapper import FileWrapper
 from pyserve_workers.http1 cimport H1_MEMORY_PLACES
 from pyserve_workers.trust import TrustedPeers
@@ -79,6 +80,7 @@ cdef class Context:
         self.settings = settings
         self.errors = errors
         self.log = log
+        self.complaints = Complaints(log)
         self.access_log = access_log
         self.multithread = multithread
         self.multiprocess = multiprocess

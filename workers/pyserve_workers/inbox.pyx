@@ -170,7 +170,7 @@ cdef class Inbox:
             self.body = EMPTY
             return IN_COMPLETE
         if self.context.limit_body and length > self.context.limit_body:
-            return self.fault(413, f"a body of {length} bytes, limit_request_body is {self.context.limit_body}")
+            return self.fault(413, f"a body larger than limit_request_body, {self.context.limit_body}")
         if not head.chunked and length <= self.end - self.place and length <= self.context.body_buffer:
             self.body = whole_body(self.data + self.place, length)
             self.place += length

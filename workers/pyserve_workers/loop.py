@@ -259,6 +259,7 @@ class LoopWorker(Worker):
                 self.after(connection, connection.expire())
         self.shedding.sweep(now)
         self.losses.look()
+        self.context.complaints.look(now)
         self.log.tell_lost()
         self.handoff.sweep(now)
         for fd in self.gatekeeper.late(now):
@@ -348,6 +349,7 @@ class LoopWorker(Worker):
 
     def end(self) -> None:
         self.log.debug(f"it gave {self.handoff.given} connections to other workers")
+        self.context.complaints.tell(time.monotonic())
         super().end()
 
     def close_all(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyserve.log import why_lost
+from pyserve_workers.spells import Spell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,21 +18,18 @@ class AccessLosses:
         self.log = log
         self.access_log = access_log
         self.seen = 0  # of the lines that were dropped
-        self.before = 0  # the same, when this loss began
-        self.losing = False
+        self.spell = Spell()
 
     def look(self) -> None:
         access_log = self.access_log
-        if access_log is None or (access_log.dropped == self.seen and not self.losing):
+        if access_log is None:
             return
         if access_log.dropped > self.seen:
-            if not self.losing:
-                self.losing, self.before = True, self.seen
+            fresh, self.seen = access_log.dropped - self.seen, access_log.dropped
+            if self.spell.note(fresh):
                 why = why_lost(access_log.error) if access_log.error else "for a moment"
                 self.log.warning(f"the access log cannot be written ({why}): its lines are dropped until it can")
-            self.seen = access_log.dropped
-        elif not access_log.error:
-            self.losing = False
-            number = self.seen - self.before
+        elif self.spell.began and not access_log.error:
+            number = self.spell.end()
             lost = "1 line is" if number == 1 else f"{number} lines are"
             self.log.warning(f"the access log can be written again; {lost} lost")

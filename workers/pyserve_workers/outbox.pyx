@@ -298,7 +298,9 @@ cdef class Outbox:
         # No disk for it: the response goes on at the client's speed.
         self.spool_failed = True
         where = self.context.spool_dir.decode(errors="replace")
-        self.context.log.warning(f"a slow client's response cannot be spooled to {where}: {strerror(failure)}")
+        self.context.complaints.note(
+            "warning", f"a response cannot be spooled to {where}: {strerror(failure)}", None, "a slow client"
+        )
         return 0
 
     # Sending what is kept

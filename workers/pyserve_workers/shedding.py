@@ -18,6 +18,7 @@ from pyserve.descriptors import RESERVE, TURNED_AWAY
 from pyserve_workers.accepting import accept
 from pyserve_workers.connection import CLOSED
 from pyserve_workers.crowd import idle_longest
+from pyserve_workers.spells import Spell
 from pyserve_workers.system import close
 
 TYPE_CHECKING = False
@@ -41,25 +42,25 @@ class Shortage:
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.what = ""  # empty: there is none
-        self.began = self.last = 0.0
+        self.what = ""
+        self.spell = Spell()
         self.refused = self.closed = 0
 
     def note(self, what: str) -> None:
-        self.last = time.monotonic()
-        if not self.what:
-            self.what, self.began = what, self.last
+        if self.spell.note():
+            self.what = what
             self.refused = self.closed = 0
             self.log.warning(f"{what}: connections that idle are closed; without such, new ones are answered with 503")
 
     def end(self, now: float) -> None:
         """Nothing is short now. It may have been only a moment ago."""
-        if self.what and now - self.last > QUIET:
+        if self.spell.began and now - self.spell.last > QUIET:
+            seconds = now - self.spell.began
+            self.spell.end()
             self.log.info(
-                f"{self.what}: this is over; in {now - self.began:.0f} s {self.closed} idle connections were closed, "
+                f"{self.what}: this is over; in {seconds:.0f} s {self.closed} idle connections were closed, "
                 f"{self.refused} new ones answered with 503"
             )
-            self.what = ""
 
 
 class Shedding:
@@ -113,7 +114,7 @@ class Shedding:
     def sweep(self, now: float) -> None:
         """Once in a while: is it over?"""
         self.refill()
-        if self.connections.what and self.held() < self.worker.limit:
+        if self.connections.spell.began and self.held() < self.worker.limit:
             self.connections.end(now)
         if len(self.reserve) == RESERVE:
             self.descriptors.end(now)
