@@ -108,6 +108,8 @@ class Config:
     response_buffer: int
     response_spool: int
     buffer_memory: int
+    body_min_rate: int
+    response_min_rate: int
     spool_dir: str
     access_logfile: str | None
     access_logformat: str

@@ -398,6 +398,17 @@ SETTINGS = (
         "beyond a block of 24 KiB for each. Above it what waits goes to temporary files, however small it is.",
     ),
     Setting(
+        "body_min_rate", "Limits", ("--body-min-rate",), Size(0, MIB), 500,
+        "Bytes per second with which a request's body must come, after its first ten seconds (408 below). A client may "
+        "pause for body_timeout if it was faster before. 0: no limit. Lower it for clients on very slow lines.",
+    ),
+    Setting(
+        "response_min_rate", "Limits", ("--response-min-rate",), Size(0, MIB), 500,
+        "Bytes per second with which a client must read a response that waits for it, after the first ten seconds; one "
+        "that is slower is cut. It may pause for write_timeout if it was faster before. Time in which nothing waits "
+        "for it does not count. 0: no limit.",
+    ),
+    Setting(
         "spool_dir", "Limits", ("--spool-dir", "--worker-tmp-dir"), Optional(Path()), None,
         "Directory of the temporary files. Choose one that is on a disk, not in memory, if bodies are large.",
         default_text="$TMPDIR or /tmp",

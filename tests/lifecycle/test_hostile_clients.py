@@ -62,7 +62,7 @@ def test_ten_thousand_half_sent_heads(folder: Path) -> None:
 def test_ten_thousand_slow_bodies(folder: Path) -> None:
     """A byte now and then. The app sees none of them until one is complete."""
     need_descriptors(MANY + 1000)
-    limits = ("--limit-connections", f"{MANY + 100}", "--body-timeout", "300")
+    limits = ("--limit-connections", f"{MANY + 100}", "--body-timeout", "300", "--body-min-rate", "0")
     with serve("app:wsgi", "--workers", "1", *limits, cwd=folder) as server:
         costs = Costs(server)
         costs.warm_up()
@@ -85,7 +85,7 @@ def test_two_thousand_readers_that_do_not_read(folder: Path, path: str) -> None:
     need_descriptors(2 * count + 1000)
     socket_path = folder / "sock"
     addresses = ("--bind", "127.0.0.1:0", "--bind", f"unix:{socket_path}")
-    limits = ("--write-timeout", "300", "--buffer-memory", str(mine))
+    limits = ("--write-timeout", "300", "--response-min-rate", "0", "--buffer-memory", str(mine))
     with serve("app:wsgi", "--workers", "1", *addresses, *limits, cwd=folder) as server:
         costs = Costs(server)
         costs.warm_up()

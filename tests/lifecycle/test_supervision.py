@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -134,10 +135,10 @@ def test_a_kill_by_the_kernel_for_lack_of_memory_is_told_from_others(project: Pr
 SUSPENDED = 3.5  # seconds: more than the timeouts below, and more than a busy machine is given
 
 
-def suspend(pid: int) -> None:
+def suspend(pid: int, seconds: float = SUSPENDED) -> None:
     """Stop a process for a while."""
     os.kill(pid, signal.SIGSTOP)
-    until = time.monotonic() + SUSPENDED
+    until = time.monotonic() + seconds
     wait_for(lambda: time.monotonic() > until)
     os.kill(pid, signal.SIGCONT)
 
@@ -194,6 +195,26 @@ def test_after_a_suspension_nobody_is_late(project: Project, worker_class: str) 
         assert server.get("/").status_code == 200
         assert server.workers() == workers
         assert not re.search("interrupted|killed", server.log)
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_after_a_suspension_a_client_in_the_middle_of_its_request_is_not_late(project: Project) -> None:
+    """It could reach nobody meanwhile."""
+    limits = ("--header-timeout", "6", "--body-timeout", "6")
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
+    with serve("app:wsgi", "--workers", "1", *limits, cwd=project.folder) as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address) as head, socket.create_connection(address) as body:
+            head.sendall(post[:20])
+            body.sendall(post + b"ab")
+            assert server.get("/").status_code == 200  # it has heard the two
+            suspend(server.workers()[0], 8)
+            for _ in range(3):  # it has looked who is late
+                assert server.get("/").status_code == 200
+            head.sendall(post[20:] + b"abcd")
+            body.sendall(b"cd")
+            for client in (head, body):
+                assert client.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
 
 
 def test_a_boot_has_its_time_without_that_of_a_suspension(project: Project) -> None:

@@ -75,6 +75,8 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "response_buffer": [("2M", 2 << 20), ("64K", 65536), ("20000", 20000)],
     "response_spool": [("2M", 2 << 20), ("1G", 1 << 30), ("1048577", 1048577)],
     "buffer_memory": [("1M", 1 << 20), ("2M", 2 << 20), ("3000000", 3000000)],
+    "body_min_rate": [("0", 0), ("1K", 1024), ("300", 300)],
+    "response_min_rate": [("0", 0), ("1K", 1024), ("300", 300)],
     "spool_dir": [("one", "{cwd}/one"), ("two", "{cwd}/two"), ('"three"', "{cwd}/three")],
     "access_logfile": [("-", "-"), ("a.log", "{cwd}/a.log"), ('"/b.log"', "/b.log")],
     "access_logformat": [("json", "json"), ("combined", "combined"), ('"%(h)s"', "%(h)s")],

@@ -39,6 +39,8 @@ SETTINGS: dict[str, Any] = {
     "response_buffer": 1 << 20,
     "response_spool": 64 << 20,
     "buffer_memory": 64 << 20,
+    "body_min_rate": 500,
+    "response_min_rate": 500,
     "spool_dir": None,
     "forwarded_allow_ips": "127.0.0.1,::1",
 }
@@ -288,11 +290,11 @@ class Client:
         return self.rest() == b""
 
 
-def small_window(server: Server) -> Client:
+def small_window(server: Server, size: int = 4096) -> Client:
     """A client whose kernel takes little before it reads."""
     client = Client.__new__(Client)
     client.socket = socket.socket()
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
     client.socket.settimeout(PATIENCE)
     client.socket.connect(server.address)
     client.buffer = b""

@@ -212,7 +212,7 @@ def test_a_wait_for_the_client_does_not_count_as_time_in_the_app() -> None:
                 client.recv(1 << 20)
         return True
 
-    bench = Bench(app=app, response_buffer=65536, response_spool=0)
+    bench = Bench(app=app, response_buffer=65536, response_spool=0, response_min_rate=0)
     bench.context.wait_writable = wait
     connection, client = bench.open(GET)
     assert connection.receive() == REQUEST

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from wire.loop import Client, Server, eventually
+from pyserve_workers.connection import Connection
+from wire.loop import PATIENCE, Client, Server, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -198,3 +201,44 @@ def test_resets_at_any_point_harm_nobody() -> None:
         assert served(server)
         eventually(lambda: not server.connections)
         assert server.log.texts("error") == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "begun", "rest", "settings"),
+    [
+        (b"", GET[:5], GET[5:], {"header_timeout": 2}),
+        (b"", POST + b"ab", b"cde", {"body_timeout": 2}),
+        (GET, b"", GET, {"keep_alive": 2}),
+    ],
+    ids=["a head", "a body", "a request on an idle connection"],
+)
+def test_what_came_in_time_is_heard_though_the_worker_was_busy(
+    before: bytes, begun: bytes, rest: bytes, settings: dict[str, Any]
+) -> None:
+    """The app keeps the loop beyond everybody's deadline. What has come meanwhile counts before it is said to be late."""
+    entered, told = threading.Event(), threading.Event()
+
+    def busy(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/busy":
+            entered.set()
+            told.wait()
+        return app(environ, start_response)
+
+    with Server(busy, **settings) as server, server.connect() as client, server.connect() as other:
+        if before:
+            client.send(before)
+            assert client.response().body == b"ok"
+        client.send(begun)
+        eventually(lambda: len(server.connections) == 2 and (not begun or any(c.unfinished for c in all_of(server))))
+        other.send(GET.replace(b"/", b"/busy", 1))
+        assert entered.wait(PATIENCE)
+        client.send(rest)
+        deadline = min(c.deadline for c in all_of(server))
+        eventually(lambda: time.monotonic() > deadline)
+        told.set()
+        assert client.response().body == b"ok"
+        assert other.response().body == b"ok"
+
+
+def all_of(server: Server) -> list[Connection]:
+    return list(server.connections.values())

@@ -20,6 +20,12 @@ cdef extern from "<sys/socket.h>" nogil:
     int SHUT_WR
     int SHUT_RDWR
     int shutdown(int fd, int how)
+    int SOL_SOCKET
+    int SO_LINGER
+    struct linger:
+        int l_onoff
+        int l_linger
+    int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
     ssize_t recv(int fd, void *data, size_t size, int flags)
 
 
@@ -86,6 +92,13 @@ cdef class Client:
         """Has nothing been heard of its end? One that has only half-closed may well wait for an answer."""
         cdef char one
         return recv(self.fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 or errno == EAGAIN or errno == EINTR
+
+    cdef void forget(self) noexcept:
+        """The close will be a reset: the kernel drops what it still has for the client, and would else keep it for as
+        long as that goes on reading slowly."""
+        cdef linger now
+        now.l_onoff, now.l_linger = 1, 0
+        setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
 
     cdef void part(self) noexcept:
         """Closes the descriptor, once."""

@@ -12,6 +12,7 @@ cdef class Connection(Client):
     cdef readonly int state
     cdef int behind_flush            # the state behind FLUSH
     cdef uint64_t due                # the deadline, monotonic ns; 0: none
+    cdef uint64_t earned             # until when its bytes last at the least rate: see rate.h
     cdef uint64_t entered            # when its request entered the app, monotonic ns
     cdef uint64_t held_since         # when its request first found the gate closed, monotonic ns; 0: it has not
     cdef bint closing                # after what is in the outbox: half-close, drain and close
@@ -44,6 +45,9 @@ cdef class Connection(Client):
     cdef int step_flush(self) except -1
     cdef int settle(self) except -1
     cdef void wait_until(self, uint64_t timeout) noexcept
+    cdef void earn(self, uint64_t size, uint64_t rate, uint64_t timeout) noexcept
+    cdef int await_body(self) except -1
+    cdef int await_reader(self) except -1
     cdef int refuse(self, int status, str reason, str detail=*) except -1
     cdef int half_close(self) except -1
     cdef int linger(self) except -1

@@ -5,11 +5,11 @@ The states, and what ends each:
 
     IDLE     no byte of a request        a byte; keep_alive
     HEAD     a head is incomplete        its end; header_timeout
-    BODY     a body is incomplete        its end; body_timeout without a byte
+    BODY     a body is incomplete        its end; body_timeout without a byte, or less than body_min_rate
     READY    a request is complete       run()
     HELD     the gate is closed to it    resume(), when it opens; the gatekeeper's patience
     RUNNING  it is in the app            the app's end; nothing that the client or the worker does meanwhile
-    FLUSH    the client reads slowly     everything sent; write_timeout without progress
+    FLUSH    the client reads slowly     everything sent; write_timeout without progress, or less than response_min_rate
     LINGER   half-closed, input dropped  the client closes; LINGER_TIME, LINGER_BYTES (client.pyx)
     CLOSED   for ever
 
@@ -49,6 +49,10 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     int MSG_NOSIGNAL
     ssize_t send(int fd, const void *data, size_t size, int flags)
+
+cdef extern from "rate.h" nogil:
+    uint64_t rate_earned(uint64_t earned, uint64_t now, uint64_t bytes, uint64_t rate, uint64_t timeout)
+    uint64_t rate_due(uint64_t earned, uint64_t last, uint64_t timeout)
 
 cdef extern from "Python.h":
     Py_ssize_t refcount "Py_REFCNT"(PyObject *value)
@@ -254,6 +258,11 @@ cdef class Connection(Client):
             self.shut()
 
     cdef int step_expire(self) except -1:
+        cdef int step
+        if self.state < S_READY:   # while this worker was busy something may have come that it has not heard
+            step = self.step_receive()
+            if self.state >= S_READY or not self.due or self.due > clock_now():
+                return N_READ if step == N_REQUEST else step
         if self.state == S_BODY:
             return self.refuse(408, "the body did not arrive in time")
         if self.state == S_HEAD and self.inbox.has_begun():
@@ -263,6 +272,9 @@ cdef class Connection(Client):
         if self.state == S_READY or self.state == S_RUNNING:
             return N_BUSY if self.state == S_RUNNING else N_READ
         if self.state == S_FLUSH:
+            self.await_reader()
+            if not self.due or self.due > clock_now():
+                return N_WRITE
             self.outbox.lost(ETIMEDOUT)
             self.report_loss()
             self.context.slot.cut += 1
@@ -346,7 +358,9 @@ cdef class Connection(Client):
         if result == IN_FAULT:
             return self.refuse(self.inbox.status, self.inbox.reason, self.inbox.detail)
         if self.inbox.in_body:
-            self.state = S_BODY
+            if self.state != S_BODY:
+                self.state = S_BODY
+                self.await_body()
             if self.inbox.expects:
                 self.inbox.expects = False
                 self.outbox.add(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
@@ -514,7 +528,6 @@ cdef class Connection(Client):
     # Sending
 
     cdef int step_flush(self) except -1:
-        cdef uint64_t before = self.outbox.sent
         cdef int step, result = OUT_EMPTY
         if self.state == S_CLOSED:
             return N_CLOSED
@@ -527,9 +540,11 @@ cdef class Connection(Client):
             return self.shut()
         if result == OUT_BLOCKED:
             self.outbox.relieve()
-            if self.state != S_FLUSH or self.outbox.sent != before:
-                self.wait_until(self.context.write_timeout)
-            if self.state != S_FLUSH:
+            if self.state == S_FLUSH:
+                self.await_reader()
+            else:
+                self.earned = 0
+                self.earn(self.outbox.progress(), self.context.response_min_rate, self.context.write_timeout)
                 self.behind_flush = self.state
                 self.state = S_FLUSH
                 if self.behind_flush == S_IDLE and self.inbox.is_empty():
@@ -539,6 +554,8 @@ cdef class Connection(Client):
             self.state = self.behind_flush
             if self.state == S_HEAD:   # until now the client could not be heard
                 self.wait_until(self.context.header_timeout)
+            elif self.state == S_BODY:
+                self.await_body()
             elif self.state == S_IDLE:
                 self.outbox.rest()
                 self.wait_until(self.context.keep_alive)
@@ -559,13 +576,33 @@ cdef class Connection(Client):
                 self.inbox.close()
                 self.outbox.rest()
         elif self.state == S_BODY:
-            self.wait_until(self.context.body_timeout)
+            if self.inbox.arrived:
+                self.earn(self.inbox.arrived, self.context.body_min_rate, self.context.body_timeout)
+                self.inbox.arrived = 0
         elif self.inbox.is_empty():
             self.inbox.close()   # a new connection that was woken for nothing
         return N_READ            # HEAD keeps its deadline: it counts from the head's first byte
 
     cdef void wait_until(self, uint64_t timeout) noexcept:
         self.due = clock_now() + timeout if timeout else 0
+
+    cdef int await_body(self) except -1:
+        """A body begins, or can be heard again. Before its first byte only body_timeout counts."""
+        self.earned = 0
+        self.wait_until(self.context.body_timeout)
+        return 0
+
+    cdef int await_reader(self) except -1:
+        """What the client has taken of its response gives it more time."""
+        cdef uint64_t taken = self.outbox.progress()
+        if taken:
+            self.earn(taken, self.context.response_min_rate, self.context.write_timeout)
+        return 0
+
+    cdef void earn(self, uint64_t size, uint64_t rate, uint64_t timeout) noexcept:
+        cdef uint64_t now = clock_now()
+        self.earned = rate_earned(self.earned, now, size, rate, timeout)
+        self.due = rate_due(self.earned, now, timeout)
 
     # Ending
 
@@ -642,6 +679,8 @@ cdef class Connection(Client):
 
     cdef int report_loss(self) except -1:
         """The outbox cannot send any more."""
+        if self.outbox.failure == ETIMEDOUT:
+            self.forget()
         return self.explain(self.context.complaints, self.outbox.failure)
 
     cdef int broken(self, object error) except -1:

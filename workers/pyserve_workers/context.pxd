@@ -63,6 +63,7 @@ cdef class Context:
     # settings that the hot paths read, as C values; times are nanoseconds, 0 is "no limit"
     cdef uint64_t header_timeout, body_timeout, write_timeout, keep_alive, keepalive_linger
     cdef uint64_t limit_body, body_buffer, response_buffer, response_spool
+    cdef uint64_t body_min_rate, response_min_rate   # bytes per second; 0: none is asked for
     cdef h1_limits head_limits
     cdef bytes spool_dir
     cdef str script_name
@@ -90,7 +91,7 @@ cdef class Context:
     cdef read_settings(self, settings)
     cdef int remember(self) except -1
     cdef dict make_template(self, listener)
-    cdef bint poll_writable(self, int fd, uint64_t began) except -1
+    cdef bint poll_writable(self, int fd, uint64_t began, uint64_t patience) except -1
     cdef char *take_block(self) except NULL
     cdef void give_block(self, char *block) noexcept
     cdef void hold(self, uint64_t *mine, uint64_t size) noexcept
@@ -98,7 +99,7 @@ cdef class Context:
     cdef void tick(self, uint64_t now) noexcept
     cdef dict template(self, object listener)
     cdef bint trusts(self, str host)
-    cdef bint wait_for_client(self, int fd) except -1
+    cdef bint wait_for_client(self, int fd, uint64_t patience) except -1
     cdef uint64_t enter(self, const h1_head *head, const char *base) noexcept
     cdef void retreat(self) noexcept
     cdef void leave(self, uint64_t started, uint64_t now) noexcept

@@ -115,6 +115,8 @@ cdef class Context:
         self.body_buffer = settings.body_buffer
         self.response_buffer = max(<int>BLOCK_SIZE, settings.response_buffer)
         self.response_spool = settings.response_spool
+        self.body_min_rate = settings.body_min_rate
+        self.response_min_rate = settings.response_min_rate
         self.buffer_memory = settings.buffer_memory
         self.head_limits.line = settings.limit_request_line
         self.head_limits.fields = settings.limit_request_fields
@@ -229,9 +231,9 @@ cdef class Context:
         """May this peer (None: a unix socket) say that its client came over https?"""
         return host is None or host in self.trusted
 
-    cdef bint wait_for_client(self, int fd) except -1:
-        """Waits until the descriptor is writable; False when write_timeout passed first. Meanwhile no request is in the
-        app, so that its timeout does not count a slow client's time."""
+    cdef bint wait_for_client(self, int fd, uint64_t patience) except -1:
+        """Waits until the descriptor is writable; False when `patience` ns (0: no limit) passed first. Meanwhile no
+        request is in the app, so that its timeout does not count a slow client's time."""
         cdef bint running = self.running
         cdef uint64_t started = self.slot.request_start
         cdef uint64_t began = clock_now()
@@ -239,25 +241,25 @@ cdef class Context:
         self.slot.request_start = 0
         try:
             if self.wait_writable is not None:
-                return self.wait_writable(fd, self.write_timeout / 1e9 if self.write_timeout else None)
-            return self.poll_writable(fd, began)
+                return self.wait_writable(fd, patience / 1e9 if patience else None)
+            return self.poll_writable(fd, began, patience)
         finally:
             self.running = running
             if started:
                 self.slot.request_start = started + (clock_now() - began)
 
-    cdef bint poll_writable(self, int fd, uint64_t began) except -1:
+    cdef bint poll_writable(self, int fd, uint64_t began, uint64_t patience) except -1:
         cdef pollfd entry
         cdef int ready, timeout = -1
         cdef uint64_t passed
         entry.fd = fd
         entry.events = POLLOUT
         while True:
-            if self.write_timeout:
+            if patience:
                 passed = clock_now() - began
-                if passed >= self.write_timeout:
+                if passed >= patience:
                     return False
-                timeout = <int>min((self.write_timeout - passed) // 1000000 + 1, 3600000)
+                timeout = <int>min((patience - passed) // 1000000 + 1, 3600000)
             with nogil:
                 ready = poll(&entry, 1, timeout)
             if ready > 0:

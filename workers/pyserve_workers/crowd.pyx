@@ -9,7 +9,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from pyserve_workers.connection cimport Connection
-from pyserve_workers.states cimport S_IDLE
+from pyserve_workers.states cimport S_HELD, S_IDLE
 
 
 def expired(dict connections, double now):
@@ -25,6 +25,20 @@ def expired(dict connections, double now):
         if connection.due and connection.due <= limit:
             late.append(connection)
     return late
+
+
+def put_off(dict connections, double seconds):
+    """All clients of {fd: connection} that are waited for have so much more time: nobody could hear them meanwhile."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t position = 0
+    cdef uint64_t missed = <uint64_t>(seconds * 1e9)
+    cdef Connection connection
+    while PyDict_Next(connections, &position, &key, &value):
+        connection = <Connection>value
+        if connection.due and connection.state != S_HELD:   # which waits for the gate
+            connection.due += missed
+            connection.earned += missed
 
 
 def overdue(dict connections, double limit):

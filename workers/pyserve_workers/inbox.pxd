@@ -31,6 +31,7 @@ cdef class Inbox:
     cdef size_t body_start
     cdef uint64_t awaited      # bytes of a body with Content-Length that are still to come
     cdef h1_chunked chunked
+    cdef uint64_t arrived      # bytes of this body, as they came, for which its client was not yet given time
     cdef uint64_t held         # what the context has been told of
 
     cdef ssize_t receive(self, int fd, bint *short_read) except? -1

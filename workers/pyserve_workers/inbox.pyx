@@ -79,6 +79,7 @@ cdef class Inbox:
                 return -errno
         short_read[0] = <size_t>n < room
         self.end += n
+        self.arrived += n
         self.context.slot.bytes_in += n
         return n
 
@@ -177,6 +178,7 @@ cdef class Inbox:
             return IN_COMPLETE
         self.in_body = True
         self.awaited = length
+        self.arrived = self.end - self.place
         self.body = Body.__new__(Body)
         if head.chunked:
             h1_chunked_init(&self.chunked)

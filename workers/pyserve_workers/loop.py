@@ -14,11 +14,12 @@ from abc import abstractmethod
 from collections import namedtuple
 
 from pyserve import alone
+from pyserve.suspension import Suspension
 from pyserve_workers.accepting import accept
 from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
-from pyserve_workers.crowd import expired
+from pyserve_workers.crowd import expired, put_off
 from pyserve_workers.gatekeeper import Gatekeeper
 from pyserve_workers.handoff import Handoff
 from pyserve_workers.losses import AccessLosses
@@ -88,6 +89,7 @@ class LoopWorker(Worker):
         timeouts = (config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive)
         self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
         self.next_sweep = 0.0
+        self.suspension = Suspension(time.monotonic())
         self.patience = self.sweep_every  # seconds that the loop may sleep
         self.linger_until = math.inf  # while draining: when idle connections are closed
 
@@ -254,6 +256,8 @@ class LoopWorker(Worker):
         self.slot.set("heartbeat", time.monotonic_ns())
         if not self.full:
             self.resume_accepting()
+        if missed := self.suspension.over(self.sweep_every, now):
+            put_off(self.connections, missed)
         for connection in expired(self.connections, now):
             if connection not in self.taken:
                 self.after(connection, connection.expire())

@@ -32,6 +32,8 @@ cdef class Outbox:
     cdef size_t untried            # bytes that came since then
     cdef bint waiting              # a writer waits for the client
     cdef uint64_t waited           # ns that writers have waited for it during this request
+    cdef uint64_t credit           # ns that are left of what the client has earned meanwhile: see rate.h
+    cdef uint64_t taken            # bytes that the client had taken when progress() was last asked for
     cdef uint64_t held             # what the context has been told of
 
     # in the order in which they are sent:
@@ -62,6 +64,7 @@ cdef class Outbox:
     cdef ssize_t push(self, iovec *parts, int count, int flags) noexcept
     cdef int keep(self, const char *data, size_t size) except -2
     cdef bint wait(self) except -1
+    cdef uint64_t progress(self) noexcept
     cdef size_t spool(self, const char *data, size_t size) except? 0
     cdef int flush(self) noexcept
     cdef int more(self) noexcept

@@ -41,6 +41,16 @@ cdef extern from *:
     int MSG_MORE
     int MSG_NOSIGNAL
 
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "<linux/sockios.h>":
+    unsigned long SIOCOUTQ
+
+cdef extern from "rate.h" nogil:
+    uint64_t rate_earned(uint64_t earned, uint64_t now, uint64_t bytes, uint64_t rate, uint64_t timeout)
+    uint64_t rate_due(uint64_t earned, uint64_t last, uint64_t timeout)
+
 cdef extern from "Python.h":
     Py_ssize_t refcount "Py_REFCNT"(PyObject *value)
 
@@ -265,14 +275,43 @@ cdef class Outbox:
         return OUT_BLOCKED
 
     cdef bint wait(self) except -1:
-        """Waits until the client has read; False when write_timeout passed first."""
-        cdef uint64_t began = clock_now()
+        """Waits until the client has read; False if it took no byte for write_timeout, or reads with less than
+        response_min_rate. Only the time counts in which a writer waits."""
+        cdef Context context = self.context
+        cdef uint64_t began = clock_now(), now = began, last = began, due, size = self.progress()
+        cdef uint64_t earned = began + self.credit if self.waited else 0
+        cdef bint ready = False
         self.waiting = True
         try:
-            return self.context.wait_for_client(self.fd)
+            earned = rate_earned(earned, now, size, context.response_min_rate, context.write_timeout)
+            while not ready:
+                due = rate_due(earned, last, context.write_timeout)
+                if due and due <= now:
+                    break
+                ready = context.wait_for_client(self.fd, due - now if due else 0)
+                now = clock_now()
+                size = self.progress()
+                if size:
+                    last = now
+                    earned = rate_earned(earned, now, size, context.response_min_rate, context.write_timeout)
+            return ready
         finally:
             self.waiting = False
             self.waited += clock_now() - began
+            self.credit = earned - now if earned > now else 0
+
+    cdef uint64_t progress(self) noexcept:
+        """How many bytes the client has taken since this was last asked. What the kernel has taken for it is no
+        progress: that may be megabytes, and it asks for more only when a third of its buffer is free."""
+        cdef int queued = 0
+        cdef uint64_t taken, before = self.taken
+        if ioctl(self.fd, SIOCOUTQ, &queued) < 0:
+            queued = 0
+        taken = self.sent - min(<uint64_t>queued, self.sent)   # in a unix socket the kernel's overhead is queued, too
+        if taken <= before:
+            return 0
+        self.taken = taken
+        return taken - before
 
     cdef size_t spool(self, const char *data, size_t size) except? 0:
         """Writes to the ring in the spool file; returns how many bytes it took, 0 when it is full or cannot be had."""
