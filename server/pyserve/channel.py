@@ -30,7 +30,15 @@ LAST_COUNTS = ("REOPEN", "RESPOND", "STACKS")
 MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
     # master → zygote
     # fds: scoreboard, both ends of the hand-off queue, error log, access log if there is one, listeners
-    "CONFIG": {"generation": int, "master": int, "config": dict, "listeners": list, "preload": str},
+    # spool_dir_given: where somebody has said what it is; empty: nobody has
+    "CONFIG": {
+        "generation": int,
+        "master": int,
+        "config": dict,
+        "spool_dir_given": str,
+        "listeners": list,
+        "preload": str,
+    },
     "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel, its stack file, its bell
     # zygote → master
     "LOADED": {"description": str, "seconds": NUMBER},

@@ -110,6 +110,7 @@ class Config:
     buffer_memory: int
     body_min_rate: int
     response_min_rate: int
+    spool_limit: int
     spool_dir: str
     access_logfile: str | None
     access_logformat: str
@@ -168,6 +169,12 @@ class Config:
             record["warnings"],
             record["file"],
         )
+
+    @property
+    def spool_dir_given(self) -> str:
+        """Where somebody has said what it is; empty if nobody has."""
+        origin = self.origin["spool_dir"]
+        return origin if BY_NAME["spool_dir"].is_given(origin) else ""
 
     def values(self) -> dict[str, Any]:
         """Every setting's value by name; JSON-able, for other processes."""
@@ -377,10 +384,11 @@ def complete(given: dict[str, Given], cwd: str) -> None:
     """Fill in what can only be known at start, and make relative paths absolute."""
     folder = os.path.join(cwd, given["chdir"].value or "")
     folder = folder.rstrip("/") or "/"  # not normalised: "current/.." must be followed, not shortened
+    if not given["spool_dir"].value:
+        given["spool_dir"] = Given("/tmp", DEFAULT)
     found = {
         "chdir": folder,
         "proc_name": given["proc_name"].value or given["app"].value,
-        "spool_dir": given["spool_dir"].value or "/tmp",
         "bind": [absolute_bind(folder, text) for text in given["bind"].value],
         "pythonpath": [os.path.join(folder, path) for path in given["pythonpath"].value],
     }

@@ -21,6 +21,8 @@ WILDCARDS = ("0.0.0.0", "::")
 # (the larger, the smaller): the first must not be less than the second.
 AT_LEAST = (
     ("response_spool", "response_buffer"),
+    ("spool_limit", "response_spool"),
+    ("spool_limit", "limit_request_body"),
     ("limit_request_head", "limit_request_line"),
     ("limit_request_head", "limit_request_field_size"),
 )
@@ -37,7 +39,7 @@ def check(given: Mapping[str, Given]) -> None:
         )
     check_bind([addresses.parse(text) for text in given["bind"].value], given["bind"].origin)
     for name in ("chdir", "spool_dir"):
-        if not os.path.isdir(given[name].value):
+        if BY_NAME[name].is_given(given[name].origin) and not os.path.isdir(given[name].value):
             raise ConfigError(f"{said(given, name)}: no such directory")
     check_worker_class(given)
     if all(given[name].value in NONE for name in ("max_surge", "max_unavailable")):

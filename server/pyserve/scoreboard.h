@@ -38,6 +38,7 @@ typedef struct {
     uint64_t gate;           /* not 0: nothing may enter the app, in the epoch of this number; written by the master, the responder's by itself */
     uint64_t request_line_length;
     char request_line[PYSERVE_REQUEST_LINE];   /* "GET /path" of the current or last request, cut to fit, as received */
+    uint64_t spooled;        /* bytes of bodies and responses that are in temporary files now */
 } pyserve_slot;
 
 _Static_assert(sizeof(pyserve_slot) <= PYSERVE_SLOT_SIZE, "a slot must fit its place");

@@ -50,13 +50,14 @@ FIELDS = (
     ("takers", 1),
     ("gate", 1),
     ("request_line_length", 1),
+    ("request_line", REQUEST_LINE // WORD),
+    ("spooled", 1),
 )
 OFFSETS: dict[str, int] = {}
 _offset = 0
 for _name, _count in FIELDS:
     OFFSETS[_name] = _offset
     _offset += _count * WORD
-OFFSETS["request_line"] = _offset
 
 
 def free_slot(taken: Collection[int]) -> int:

@@ -71,6 +71,10 @@ class Setting(_Row):
 
     __slots__ = ()
 
+    def is_given(self, origin: str) -> bool:
+        """Did a person say the value that has this origin?"""
+        return origin not in ("default", self.platform[0] if self.platform else "")
+
     @property
     def flag(self) -> str:
         """The option's full name."""
@@ -409,8 +413,17 @@ SETTINGS = (
         "for it does not count. 0: no limit.",
     ),
     Setting(
+        "spool_limit", "Limits", ("--spool-limit",), Size(MIB), 4 * GIB,
+        "Bytes that may be in the temporary files of one worker, over all its connections. Above it large bodies are "
+        "refused with 503, and applications wait for their slow clients. Lower it where the disk is small, or more "
+        "than one worker shares it.",
+    ),
+    Setting(
         "spool_dir", "Limits", ("--spool-dir", "--worker-tmp-dir"), Optional(Path()), None,
-        "Directory of the temporary files. Choose one that is on a disk, not in memory, if bodies are large.",
+        "Directory of the temporary files. The workers' user must be able to write there, which is tried at start and "
+        "at each reload. If it cannot be used, one that is given ends the start; where none is given, bodies stay "
+        "in memory, and those that do not fit into buffer_memory are refused with 503. Choose one that is on a disk, "
+        "not in memory, if bodies are large.",
         default_text="$TMPDIR or /tmp",
         platform=("TMPDIR", "{}"),
     ),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyserve.rollout import State, Worker
     from pyserve.scoreboard import Slot
 
-COUNTED = ("active", "connections", "requests", "bytes_in", "bytes_out", "cut", "rss")
+COUNTED = ("active", "connections", "requests", "bytes_in", "bytes_out", "cut", "rss", "spooled")
 
 
 def of_worker(worker: Worker, pid: int, leaving: str, slot: Slot, now: int, detained: int = 0) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 CLASSES = ("2xx", "3xx", "4xx", "5xx")
-HEAD = ("WORKER", "GEN", "STATE", "PID", "RSS", "CONNS", "REQUESTS", *map(str.upper, CLASSES), "DOING")
+HEAD = ("WORKER", "GEN", "STATE", "PID", "RSS", "SPOOLED", "CONNS", "REQUESTS", *map(str.upper, CLASSES), "DOING")
 LEFT = {"STATE", "DOING"}  # columns of words; the others are numbers
 
 
@@ -50,6 +50,7 @@ def row(worker: dict[str, Any]) -> tuple[str, ...]:
         worker["state"],
         str(worker["pid"] or "-"),
         size(worker["rss"]),
+        size(worker["spooled"]),
         str(worker["connections"]),
         str(worker["requests"]),
         *(str(worker["status"][name]) for name in CLASSES),

@@ -149,6 +149,7 @@ def configure(
         generation=generation,
         master=os.getpid(),
         config=config.values(),
+        spool_dir_given=config.spool_dir_given,
         preload=preload,
         listeners=[listener.describe() for listener in opened],
     )

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "generation": 2,
         "master": 4711,
         "config": {"bind": ["::1"]},
+        "spool_dir_given": "pyserve.toml line 3",
         "listeners": [{"url": "x"}],
         "preload": "auto",
     },

@@ -77,6 +77,7 @@ SAMPLES: dict[str, list[tuple[str, Any]]] = {
     "buffer_memory": [("1M", 1 << 20), ("2M", 2 << 20), ("3000000", 3000000)],
     "body_min_rate": [("0", 0), ("1K", 1024), ("300", 300)],
     "response_min_rate": [("0", 0), ("1K", 1024), ("300", 300)],
+    "spool_limit": [("3G", 3 << 30), ("2T", 2 << 40), ("5000000000", 5000000000)],
     "spool_dir": [("one", "{cwd}/one"), ("two", "{cwd}/two"), ('"three"', "{cwd}/three")],
     "access_logfile": [("-", "-"), ("a.log", "{cwd}/a.log"), ('"/b.log"', "/b.log")],
     "access_logformat": [("json", "json"), ("combined", "combined"), ('"%(h)s"', "%(h)s")],
@@ -185,10 +186,15 @@ def test_platform_variables_are_below_the_file(cwd: str) -> None:
     assert (found.workers, found.origin["workers"]) == (7, "WEB_CONCURRENCY")
     assert found.control_socket == "/run/a/pyserve.ctl"
     assert load({**CLI, "control_socket": ""}, environ, cwd).control_socket is None
-    assert (found.spool_dir, found.origin["spool_dir"]) == (f"{cwd}/one", "TMPDIR")
+    assert (found.spool_dir, found.origin["spool_dir"], found.spool_dir_given) == (f"{cwd}/one", "TMPDIR", "")
+    found = load({**CLI, "spool_dir": ""}, environ, cwd)
+    assert (found.spool_dir, found.spool_dir_given) == ("/tmp", "")
+    found = load(CLI, {"TMPDIR": "/nowhere"}, cwd)  # whoever will use it says so
+    assert (found.spool_dir, found.spool_dir_given) == ("/nowhere", "")
     write(cwd, 'bind = "a:1"\nworkers = 2\nspool_dir = "two"')
     found = load(CLI, environ, cwd)
     assert (found.bind, found.workers, found.spool_dir) == (["a:1"], 2, f"{cwd}/two")
+    assert found.spool_dir_given == "pyserve.toml line 3"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,6 @@ def test_platform_variables_are_below_the_file(cwd: str) -> None:
         ({"WEB_CONCURRENCY": "many"}, 'WEB_CONCURRENCY="many": expected a whole number'),
         ({"WEB_CONCURRENCY": "0"}, 'WEB_CONCURRENCY="0": must be 1 to 512'),
         ({"PORT": "99999"}, 'PORT="99999": must be 0 to 65535: 99999'),
-        ({"TMPDIR": "/nowhere"}, "spool_dir = /nowhere (TMPDIR): no such directory"),
         ({"PYSERVE_WORKERS": "four"}, 'PYSERVE_WORKERS="four": expected a whole number'),
         ({"PYSERVE_PRELOAD": "maybe"}, 'PYSERVE_PRELOAD="maybe": expected auto, always or never'),
         ({"PYSERVE_LOG_LEVEL": "loud"}, 'PYSERVE_LOG_LEVEL="loud": expected debug, info, warning, error or critical'),

@@ -6,6 +6,7 @@ import io
 import os
 import select
 import socket
+import tempfile
 import threading
 import time
 from types import SimpleNamespace
@@ -41,7 +42,8 @@ SETTINGS: dict[str, Any] = {
     "buffer_memory": 64 << 20,
     "body_min_rate": 500,
     "response_min_rate": 500,
-    "spool_dir": None,
+    "spool_limit": 4 << 30,
+    "spool_dir": tempfile.gettempdir(),
     "forwarded_allow_ips": "127.0.0.1,::1",
 }
 

@@ -106,7 +106,7 @@ def test_slow_clients_whose_responses_cannot_be_spooled_are_told_once() -> None:
             with small_window(server) as client:
                 client.send(b"GET / HTTP/1.0\r\n\r\n")
                 client.rest()
-        assert server.log.texts("warning").count("a response cannot be spooled to /nowhere") == 1
+        assert server.log.texts("warning").count("its response cannot be spooled: /nowhere: No such file") == 1
 
 
 def test_clients_of_a_unix_socket_are_one(tmp_path: Path) -> None:

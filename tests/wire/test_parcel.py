@@ -154,21 +154,25 @@ def test_a_complete_request_goes_along_with_its_body(
     """Whether it is in memory or in a file, and with what is behind it."""
     body = bytes(index * index % 251 for index in range(size))
     settings: dict[str, Any] = {"body_buffer": 100_000, "spool_dir": str(tmp_path)}
-    connection = begin(worker(**settings), pair[1])
+    here, there = worker(**settings), worker(**settings)
+    connection = begin(here, pair[1])
     sender = threading.Thread(target=pair[0].sendall, args=(post(body, chunked) + REQUESTS[2:],))
     sender.start()
     while not connection.pending:
         connection.receive()
     assert can_travel(connection)
     descriptors = len(os.listdir("/proc/self/fd"))
+    assert here.spooled == (size if size > 100_000 else 0)
     assert send(queue[0], connection, WAYS_IN) == 0
-    moved = arrive(queue, worker(**settings))
+    moved = arrive(queue, there)
+    assert here.spooled == 0
     sender.join()
     pair[0].shutdown(socket.SHUT_WR)
     moved.serve()
     answer = answers(pair[0], moved)
     assert answer.count(b"HTTP/1.1 200 OK") == 6
     assert answer.index(b"POST /two 192.0.2.7 4321 first 80 http " + body) < answer.index(b"GET /one?x=1 ")
+    assert there.spooled == 0
     assert len(os.listdir("/proc/self/fd")) < descriptors, "the connection is closed, and so is any file"
 
 
@@ -186,6 +190,7 @@ def test_a_request_that_is_held_at_the_gate_goes_on_waiting(
     assert send(queue[0], connection, WAYS_IN) == 0
     moved = arrive(queue, gates[1].context)
     assert moved.state == HELD
+    assert [gate.context.spooled for gate in gates] == [0, 5]
     assert gates[0].waited == [0.0]
     assert gates[1].waited[0] >= 0.05
     gates[1].slot.set("gate", 0)

@@ -12,7 +12,7 @@ from libc.errno cimport errno
 from libc.string cimport memchr, memcpy
 from posix.unistd cimport close as close_fd
 
-from os import strerror
+from os import fsencode, strerror
 
 
 cdef extern from "Python.h":
@@ -267,6 +267,11 @@ cdef Body filed_body(int fd, uint64_t size):
     body.fd = fd
     body.spooled = size
     return body
+
+
+def try_spool(directory):
+    """Raises OSError if a body cannot be stored in that directory."""
+    Body().feed(bytes(PART), PART, 0, fsencode(directory))
 
 
 # Requests without a body share one: it has nothing to keep.

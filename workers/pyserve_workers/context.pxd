@@ -23,6 +23,7 @@ cdef extern from "scoreboard.h" nogil:
         uint64_t latency[24]
         uint64_t request_line_length
         char request_line[384]
+        uint64_t spooled
     size_t PYSERVE_REQUEST_LINE
     int PYSERVE_SLOT_SIZE
     int PYSERVE_LATENCY_BUCKETS
@@ -71,6 +72,9 @@ cdef class Context:
 
     cdef readonly uint64_t held     # bytes that wait in memory for clients, of all connections
     cdef uint64_t buffer_memory     # above this they go to files
+    cdef bint spools                # is there a place for files?
+    cdef readonly uint64_t spooled  # bytes in files, of all connections
+    cdef uint64_t spool_limit       # of them
 
     cdef char *blocks[64]
     cdef int block_count
@@ -96,6 +100,8 @@ cdef class Context:
     cdef void give_block(self, char *block) noexcept
     cdef void hold(self, uint64_t *mine, uint64_t size) noexcept
     cdef bint is_full(self) noexcept
+    cdef void spool(self, uint64_t *mine, uint64_t size) noexcept
+    cdef uint64_t spool_room(self) noexcept
     cdef void tick(self, uint64_t now) noexcept
     cdef dict template(self, object listener)
     cdef bint trusts(self, str host)

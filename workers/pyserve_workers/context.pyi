@@ -26,6 +26,7 @@ class Context:
     gatekeeper: Any
     draining_event: Any
     held: int
+    spooled: int
     bunch: Bunch
     running: bool
     wait_writable: Callable[[int, float | None], bool] | None

@@ -50,7 +50,6 @@ cdef extern from "<poll.h>" nogil:
 
 
 SOFTWARE = f"pyserve/{__version__}"
-DEFAULT_TMPDIR = "/tmp"
 
 
 cdef uint64_t nanoseconds(object seconds) except? 0:
@@ -65,6 +64,8 @@ cdef class Context:
     ``running`` is True exactly while code of the app may run; ``draining`` makes every further response the last one of
     its connection, and ``draining_event``, set before there are connections, is what apps see of that;
     ``wait_writable(fd, seconds or None) -> bool`` replaces the wait for a client that reads slowly.
+
+    ``spool_dir`` of the settings is None where nothing can be put into files.
 
     ``gatekeeper`` answers for requests that come while the slot's ``gate`` is not 0 (see gatekeeper.py).
 
@@ -123,7 +124,9 @@ cdef class Context:
         self.head_limits.field_size = settings.limit_request_field_size
         self.head_limits.head = settings.limit_request_head
         self.head_limits.raw_target = settings.permit_raw_target
-        self.spool_dir = os.fsencode(settings.spool_dir or os.environ.get("TMPDIR") or DEFAULT_TMPDIR)
+        self.spools = settings.spool_dir is not None
+        self.spool_dir = os.fsencode(settings.spool_dir or "")
+        self.spool_limit = settings.spool_limit
 
     cdef int remember(self) except -1:
         """Makes room for what is used again."""
@@ -174,6 +177,17 @@ cdef class Context:
     cdef bint is_full(self) noexcept:
         """Must what waits for clients go to files, and not grow in memory?"""
         return self.held >= self.buffer_memory
+
+    cdef void spool(self, uint64_t *mine, uint64_t size) noexcept:
+        """A connection's part, `mine`, of what is in files is now `size` bytes."""
+        with cython.critical_section(self):
+            self.spooled += size - mine[0]
+            mine[0] = size
+            self.slot.spooled = self.spooled
+
+    cdef uint64_t spool_room(self) noexcept:
+        """How many bytes more may go to files."""
+        return self.spool_limit - self.spooled if self.spools and self.spooled < self.spool_limit else 0
 
     cdef void tick(self, uint64_t now) noexcept:
         """Prepares the Server and Date lines of this second."""

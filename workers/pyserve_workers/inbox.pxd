@@ -32,7 +32,7 @@ cdef class Inbox:
     cdef uint64_t awaited      # bytes of a body with Content-Length that are still to come
     cdef h1_chunked chunked
     cdef uint64_t arrived      # bytes of this body, as they came, for which its client was not yet given time
-    cdef uint64_t held         # what the context has been told of
+    cdef uint64_t held, spooled   # what the context has been told of
 
     cdef ssize_t receive(self, int fd, bint *short_read) except? -1
     cdef bint is_empty(self) noexcept
@@ -43,6 +43,10 @@ cdef class Inbox:
     cdef int advance(self) except -1
     cdef int begin_body(self) except -1
     cdef int read_body(self) except -1
+    cdef uint64_t most_in_memory(self) noexcept
+    cdef bint has_place(self, uint64_t size) noexcept
+    cdef void count_spooled(self) noexcept
+    cdef void drop_body(self) noexcept
     cdef int fault(self, int status, str reason, str detail=*) except -1
     cdef int next(self) except -1
     cdef bint has_line(self) noexcept

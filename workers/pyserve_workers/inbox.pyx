@@ -7,7 +7,7 @@ What is behind a request belongs to the next one. The buffer exists only while s
 
 cimport cython
 from libc.errno cimport EINTR, ENOSPC, errno
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport UINT64_MAX, int32_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
@@ -27,6 +27,9 @@ cdef enum:
     HEAD_SIZE = (sizeof(h1_head) + 63) // 64 * 64
     BODY_CAPACITY = 65536        # receive buffer for large bodies
     LEAST_BODY = 16384           # bodies up to this are in memory, however much of it others hold
+
+
+NO_PLACE = "there is no room for so large a body now"
 
 
 cdef const h1_known_field *known_fields() noexcept:
@@ -52,7 +55,8 @@ cdef class Inbox:
 
     cdef void close(self) noexcept:
         """Drops everything that has not become a request."""
-        self.body = None
+        if self.body is not None:
+            self.drop_body()
         self.in_body = False
         if self.head is NULL:
             return
@@ -166,6 +170,7 @@ cdef class Inbox:
         cdef h1_head *head = self.head
         cdef uint64_t length = head.content_length if head.has_content_length else 0
         if self.body is not None:   # it has come with the connection, from another worker
+            self.count_spooled()
             return IN_COMPLETE
         if not head.chunked and length == 0:
             self.body = EMPTY
@@ -176,6 +181,8 @@ cdef class Inbox:
             self.body = whole_body(self.data + self.place, length)
             self.place += length
             return IN_COMPLETE
+        if not self.has_place(length):
+            return self.fault(503, NO_PLACE)
         self.in_body = True
         self.awaited = length
         self.arrived = self.end - self.place
@@ -205,13 +212,11 @@ cdef class Inbox:
             size = produced = min(<uint64_t>size, self.awaited)
             self.awaited -= size
             done = self.awaited == 0
+        if not self.has_place(self.body.size() + produced):
+            return self.fault(503, NO_PLACE)
         try:
-            self.body.feed(
-                self.data + self.place,
-                produced,
-                min(<uint64_t>LEAST_BODY, context.body_buffer) if context.is_full() else context.body_buffer,
-                context.spool_dir,
-            )
+            self.body.feed(self.data + self.place, produced, self.most_in_memory(), context.spool_dir)
+            self.count_spooled()
             if done:
                 self.body.finish()
         except OSError as error:
@@ -229,6 +234,31 @@ cdef class Inbox:
         self.end = self.place = self.body_start   # only the head is kept
         return IN_MORE
 
+    cdef uint64_t most_in_memory(self) noexcept:
+        """Bodies with more bytes go to a file."""
+        cdef Context context = self.context
+        if not context.spools:
+            return UINT64_MAX
+        return min(<uint64_t>LEAST_BODY, context.body_buffer) if context.is_full() else context.body_buffer
+
+    cdef bint has_place(self, uint64_t size) noexcept:
+        """Is there room for a body of so many bytes, of which those that have come may have a place already?"""
+        cdef Context context = self.context
+        if context.spools:
+            return size <= self.spooled + context.spool_room() or not self.spooled and size <= self.most_in_memory()
+        return size <= LEAST_BODY or context.held - self.held + size <= context.buffer_memory
+
+    cdef void count_spooled(self) noexcept:
+        if self.body.fd >= 0:
+            self.context.spool(&self.spooled, self.body.spooled)
+
+    cdef void drop_body(self) noexcept:
+        """Gives its file back, too, whoever has kept the object."""
+        self.body.release()
+        self.body = None
+        if self.spooled:
+            self.context.spool(&self.spooled, 0)
+
     cdef int fault(self, int status, str reason, str detail=None) except -1:
         self.status = status
         self.reason = reason
@@ -237,8 +267,7 @@ cdef class Inbox:
 
     cdef int next(self) except -1:
         """The request is over: what is behind it is the next one's."""
-        self.body.release()
-        self.body = None
+        self.drop_body()
         self.start = self.place
         if self.start == self.end:
             self.start = self.end = self.place = 0

@@ -44,6 +44,7 @@ cdef class Outbox:
     cdef size_t pinned_left
     cdef int spool_fd              # 3. a ring in an unlinked file: positions count on, modulo response_spool
     cdef uint64_t spool_start, spool_end
+    cdef uint64_t spooled          # the file's size, of which the context has been told
     cdef bint spool_failed
     cdef int file_fd               # 4. a part of the app's own file
     cdef uint64_t file_offset, file_left
@@ -65,6 +66,7 @@ cdef class Outbox:
     cdef int keep(self, const char *data, size_t size) except -2
     cdef bint wait(self) except -1
     cdef uint64_t progress(self) noexcept
+    cdef int complain(self, str why) except -1
     cdef size_t spool(self, const char *data, size_t size) except? 0
     cdef int flush(self) noexcept
     cdef int more(self) noexcept

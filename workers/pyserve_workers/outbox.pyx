@@ -91,6 +91,7 @@ cdef class Outbox:
         if self.spool_fd >= 0:
             close_fd(self.spool_fd)
             self.spool_fd = -1
+            self.context.spool(&self.spooled, 0)
         self.spool_start = self.spool_end = 0
         if self.file_fd >= 0:
             close_fd(self.file_fd)
@@ -314,32 +315,42 @@ cdef class Outbox:
         return taken - before
 
     cdef size_t spool(self, const char *data, size_t size) except? 0:
-        """Writes to the ring in the spool file; returns how many bytes it took, 0 when it is full or cannot be had."""
-        cdef uint64_t most = self.context.response_spool, place
+        """Writes to the ring in the spool file; returns how many bytes it took, 0 when it is full, may not grow, or cannot
+        be had."""
+        cdef Context context = self.context
+        cdef uint64_t most = context.response_spool, place
         cdef size_t room
         cdef int failure = 0
         if self.file_left:
             raise AssertionError("BUG: bytes would be sent before a file that came earlier")
-        if most == 0 or self.spool_failed:
+        if most == 0 or self.spool_failed or not context.spools:
             return 0
+        if self.spool_start == self.spool_end:
+            self.spool_start = self.spool_end = 0
+        place = self.spool_end % most
+        room = min(<uint64_t>size, min(most - place, most - (self.spool_end - self.spool_start)))
+        if room and place == self.spooled and not context.spool_room():
+            self.complain("spool_limit is reached")
+            return 0
+        room = min(<uint64_t>room, self.spooled - place + context.spool_room())
         if self.spool_fd < 0:
-            self.spool_fd = spool_open(<const char *>self.context.spool_dir)
+            self.spool_fd = spool_open(<const char *>context.spool_dir)
             if self.spool_fd < 0:
                 failure = errno
         if not failure:
-            place = self.spool_end % most
-            room = min(<uint64_t>size, min(most - place, most - (self.spool_end - self.spool_start)))
             with nogil:
                 failure = spool_write(self.spool_fd, data, room, place)
         if not failure:
             self.spool_end += room
+            context.spool(&self.spooled, max(self.spooled, place + room))
             return room
         # No disk for it: the response goes on at the client's speed.
         self.spool_failed = True
-        where = self.context.spool_dir.decode(errors="replace")
-        self.context.complaints.note(
-            "warning", f"a response cannot be spooled to {where}: {strerror(failure)}", None, "a slow client"
-        )
+        self.complain(f"{context.spool_dir.decode(errors='replace')}: {strerror(failure)}")
+        return 0
+
+    cdef int complain(self, str why) except -1:
+        self.context.complaints.note("warning", f"its response cannot be spooled: {why}", "slow clients", "a slow client")
         return 0
 
     # Sending what is kept

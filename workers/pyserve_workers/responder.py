@@ -8,6 +8,7 @@ But requests that wait for their turn to be alone it holds, and gives to the han
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import math
 import os
@@ -19,6 +20,7 @@ from pyserve import descriptors
 from pyserve.accounts import become
 from pyserve.channel import Channel
 from pyserve.children import DUMP, ResponderProcess
+from pyserve.errors import ConfigError
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
 from pyserve_workers.connection import HELD
 from pyserve_workers.gatekeeper import refusal
@@ -58,6 +60,8 @@ def main() -> None:
     responder = Responder(generation, channel)
     descriptors.take(generation.config.limit_connections)
     become(generation.config.user, generation.config.group)
+    with contextlib.suppress(ConfigError):  # the zygotes say it
+        generation.try_spool_dir()
     sys.exit(responder.run())
 
 

@@ -29,6 +29,7 @@ from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
 from pyserve_workers import hubs, namedhooks, randomness
 from pyserve_workers.audit import Audit
+from pyserve_workers.body import try_spool
 from pyserve_workers.system import fork, poll, socket, waitpid
 
 TYPE_CHECKING = False
@@ -77,6 +78,7 @@ class Generation:
         self.master_pid: int = message["master"]
         # The values as the master found them valid; the module that reads and checks settings takes long to import.
         self.config: Config = SimpleNamespace(**message["config"])  # type: ignore[assignment]  # has its attributes
+        self.spool_dir_given: str = message["spool_dir_given"]
         self.preload: str = message["preload"]
         logs = 2 if self.config.access_logfile else 1
         self.scoreboard = Scoreboard(message.fds[0])
@@ -113,6 +115,21 @@ class Generation:
             os._exit(1)
         # Where the directory really is: a link to the current release is resolved once per generation.
         sys.path[:0] = [*config.pythonpath, os.getcwd()]
+
+    def try_spool_dir(self) -> str:
+        """Store something there as the user that the workers run as: what is wrong, empty if nothing is. What cannot be
+        used is taken for none. ConfigError if somebody has chosen it."""
+        config = self.config
+        try:
+            try_spool(config.spool_dir)
+        except OSError as error:
+            by = f" by user {config.user}" if config.user else ""
+            what = f"large bodies and responses cannot be stored there{by}: {error.strerror}"
+            directory, config.spool_dir = config.spool_dir, None  # type: ignore[assignment]  # it is the workers' copy
+            if self.spool_dir_given:
+                raise ConfigError(f"spool_dir = {directory} ({self.spool_dir_given}): {what}") from None
+            return f"{directory}: {what}"
+        return ""
 
     def load_app(self) -> str:
         """Import the app and run its ``on_app_loaded`` hooks; what was loaded, in words. PyserveError if that fails."""
@@ -184,6 +201,7 @@ class Zygote:
             find_worker_class(generation.config.worker_class)
             if generation.access_log_fd is not None:  # a wrong format is found before there are workers
                 AccessLog(generation.access_log_fd, generation.config.access_logformat)
+            unusable = generation.try_spool_dir()
             if generation.preload != "never":
                 with Audit() as audit:
                     description = generation.load_app()
@@ -194,6 +212,11 @@ class Zygote:
         except PyserveError as error:
             self.channel.send("LOAD_FAILED", kind=error.kind, message=error.message, details=error.details)
             return False
+        if unusable:
+            self.log.warning(
+                f"{unusable}; they stay in memory, and bodies that do not fit into buffer_memory are answered with "
+                "503: set spool_dir"
+            )
         failpoint("zygote.loaded")
         self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
         # While the master answers:
