@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -205,3 +206,23 @@ def test_an_app_that_took_the_connection(kind: str) -> None:
                 send(client, upgrade + row(shift))
                 assert client.take_until(b"\r\n\r\n") == b"HTTP/1.1 101 Switching Protocols"
             check(server)
+
+
+@pytest.mark.parametrize("version", [b"1.0\r\n", b"1.1\r\nHost: x\r\nConnection: close\r\n"])
+def test_an_empty_line_behind_the_last_body_costs_no_answer(kind: str, version: bytes) -> None:
+    """Old clients send it. A close while it is unread would reset the connection."""
+
+    def slow(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        in_app.set()
+        sent.wait(20)
+        start_response("200 OK", [])
+        return [b"good"]
+
+    in_app, sent = threading.Event(), threading.Event()
+    with Server(slow) as server, server.connect() as client:
+        client.send(b"POST / HTTP/" + version + b"Content-Length: 5\r\n\r\nhello")
+        assert in_app.wait(20)
+        client.send(b"\r\n")
+        sent.set()
+        assert client.response().body == b"good"
+        assert client.closed()

@@ -624,7 +624,7 @@ cdef class Connection(Client):
 
     cdef int half_close(self) except -1:
         """Nothing more will be sent. A client that may still be sending must be read to its end before the close."""
-        if self.client_closes and self.inbox.is_empty():
+        if self.client_closes and self.inbox.is_empty() and not self.has_unread():
             return self.shut()
         self.inbox.close()
         self.outbox.close()
