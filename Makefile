@@ -18,10 +18,10 @@ REQUIREMENTS := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz chaos bench bench-start bench-gate bench-memory bench-reload bench-fair clean
+.PHONY: help serve test test-all lint conformance fuzz fuzz-e2e chaos bench bench-start bench-gate bench-memory bench-reload bench-fair clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 serve: $(VENV)/stamp-serve ## serve examples/flask_app on http://127.0.0.1:8000 with four workers
 	cd examples/flask_app && $(abspath $(BIN))/pyserve app:app --workers 4 --pid $(abspath $(VENV))/pyserve.pid
@@ -44,6 +44,9 @@ conformance: $(VENV)/stamp-test ## send the requests of a public suite, print wh
 
 fuzz: $(VENV)/stamp-test ## feed the parser broken requests under the sanitizers for SECONDS=60
 	tests/fuzz/run.sh $(SECONDS)
+
+fuzz-e2e: $(VENV)/stamp-test ## sound, broken and mutated connections to whole servers for SECONDS=60; PYSERVE_FUZZ_SEED=7 CLASSES=sync or CASE=FILE plays one again
+	@PYTHONPATH=tests SECONDS=$(SECONDS) CLASSES="$(CLASSES)" CASE="$(CASE)" $(BIN)/python -m fuzz
 
 chaos: $(VENV)/stamp-test ## crashes, deploys and signals at random under load for SECONDS=60; PYSERVE_CHAOS_SEED=7 CLASSES=gevent plays one again
 	@PYTHONPATH=tests SECONDS=$(SECONDS) CLASSES="$(CLASSES)" $(BIN)/python -m chaos
