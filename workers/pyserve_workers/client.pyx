@@ -99,6 +99,7 @@ cdef class Client:
         cdef linger now
         now.l_onoff, now.l_linger = 1, 0
         setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+
     cdef bint has_unread(self) noexcept:
         """Would a close reset it? Old clients end a body with an empty line too many, also their last one."""
         cdef char one

@@ -17,6 +17,7 @@ cdef class Connection(Client):
     cdef uint64_t held_since         # when its request first found the gate closed, monotonic ns; 0: it has not
     cdef bint closing                # after what is in the outbox: half-close, drain and close
     cdef bint client_closes          # the client has said that it sends nothing more
+    cdef bint had_body               # its last request: old clients send an empty line behind one
     cdef dict template
 
     cdef Inbox inbox

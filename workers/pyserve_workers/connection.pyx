@@ -23,6 +23,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, ETIMEDOUT
 from libc.string cimport memcmp
 
 from pyserve_workers.accesslog cimport log_entry, log_request
+from pyserve_workers.body cimport EMPTY
 from pyserve_workers.client cimport Client
 from pyserve_workers.clientsocket import ENVIRON_KEY, ClientSocket
 from pyserve_workers.context cimport Context, clock_now
@@ -406,6 +407,7 @@ cdef class Connection(Client):
             self.entered = started = context.enter(head, base)
         context.tick(started)
         self.client_closes = not head.keep_alive
+        self.had_body = inbox.body is not EMPTY
         environ = make_environ(context, self.template, head, base, inbox.body, self.remote_addr, self.remote_port)
         if head.upgrade and context.concurrent:
             environ[ENVIRON_KEY] = ClientSocket(self.response)
@@ -467,6 +469,7 @@ cdef class Connection(Client):
         )
         status, fields, page = self.context.gatekeeper.refusal()
         self.client_closes = not head.keep_alive
+        self.had_body = self.inbox.body is not EMPTY
         self.prepare_response(head.keep_alive != 0 and self.context.keep_alive != 0 and not self.context.draining)
         self.context.tick(clock_now())
         self.start_response(status, fields)
@@ -624,7 +627,7 @@ cdef class Connection(Client):
 
     cdef int half_close(self) except -1:
         """Nothing more will be sent. A client that may still be sending must be read to its end before the close."""
-        if self.client_closes and self.inbox.is_empty() and not self.has_unread():
+        if self.client_closes and self.inbox.is_empty() and not (self.had_body and self.has_unread()):
             return self.shut()
         self.inbox.close()
         self.outbox.close()
