@@ -26,6 +26,7 @@ cdef class Connection(Client):
     cdef object start_response
 
     cdef int step_expire(self) except -1
+    cdef bint is_put_off(self, uint64_t due) noexcept
     cdef int begin(self, Context context, int fd, object listener) except -1
     cdef int step_serve(self) except -1
     cdef bint is_flushing(self) noexcept

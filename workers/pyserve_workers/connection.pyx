@@ -259,10 +259,11 @@ cdef class Connection(Client):
             self.shut()
 
     cdef int step_expire(self) except -1:
+        cdef uint64_t due = self.due
         cdef int step
         if self.state < S_READY:   # while this worker was busy something may have come that it has not heard
             step = self.step_receive()
-            if self.state >= S_READY or not self.due or self.due > clock_now():
+            if self.state >= S_READY or self.is_put_off(due):
                 return N_READ if step == N_REQUEST else step
         if self.state == S_BODY:
             return self.refuse(408, "the body did not arrive in time")
@@ -274,7 +275,7 @@ cdef class Connection(Client):
             return N_BUSY if self.state == S_RUNNING else N_READ
         if self.state == S_FLUSH:
             self.await_reader()
-            if not self.due or self.due > clock_now():
+            if self.is_put_off(due):
                 return N_WRITE
             self.outbox.lost(ETIMEDOUT)
             self.report_loss()
@@ -282,6 +283,10 @@ cdef class Connection(Client):
         # An idle connection, used or not, is closed without a word: a client that sends its request just now would
         # take a 408 for the answer to it.
         return self.shut()
+
+    cdef bint is_put_off(self, uint64_t due) noexcept:
+        """Has the client a new deadline, which is not over already?"""
+        return self.due != due and (self.due == 0 or self.due > clock_now())
 
     def interrupt(self, unsigned long thread):
         """Have RequestTimeout raised in the app, which that thread runs for this connection; False if it does not."""
