@@ -39,6 +39,7 @@ class Builder(Maker):
         super().__init__(seed)
         self.pace = self.random.choices(list(PACES), list(PACES.values()))[0]
         self.asks: list[Ask] = []
+        self.last = False  # the client has said that it has no more
         self.parts: list[Part] = []
 
     # Shapes
@@ -69,11 +70,10 @@ class Builder(Maker):
 
     def plan_behind_the_last(self) -> Plan:
         """The answer says close, or the client has said so itself."""
-        rude = self.asks[-1].kind not in ENDING
         before = len(self.parts)
         self.add_behind()
         plan = self.plan("sound", CLOSES)
-        plan.rude = rude and len(self.parts) > before
+        plan.rude = self.last and len(self.parts) > before
         return plan
 
     def cut(self) -> Plan:
@@ -134,7 +134,7 @@ class Builder(Maker):
         else:
             framed = b"Transfer-Encoding: chunked\r\n\r\n", self.chunks(row)
         ask = request.ask._replace(method="POST", version="HTTP/1.1", closes=False)
-        return Request(ask, head + framed[0], framed[1])
+        return Request(ask, head + framed[0], framed[1], last=False)
 
     def mutate(self, data: bytes) -> tuple[bytes, int]:
         """A few changes, and where the first of them is."""
@@ -164,6 +164,7 @@ class Builder(Maker):
             before = self.waits_for_turn()
             number = len(self.asks)
             self.asks.append(request.ask)
+            self.last = request.last
             if request.ask.expects and self.chance(60):
                 self.add(request.head, before)
                 self.add(request.body, ((steps.CONTINUE, number),))

@@ -147,7 +147,11 @@ class Campaign:
             file.seek(self.read_log)
             log = file.read().decode(errors="backslashreplace")
             self.read_log = file.tell()
-        if "BUG:" in log or "was killed by" in log or log.count("Traceback (most recent call last)") != len(OURS.findall(log)):
+        if (
+            "BUG:" in log
+            or "was killed by" in log
+            or log.count("Traceback (most recent call last)") != len(OURS.findall(log))
+        ):
             yield f"the log:\n{log}"
         if self.server.workers() != self.workers:
             yield f"the workers were {self.workers} and are {self.server.workers()}"

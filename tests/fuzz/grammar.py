@@ -45,7 +45,22 @@ NAMES = [
     b"Priority", b"Cache-Control", b"Authorization", b"X_Under_Score", b"Via", b"TE", b"Sec-Fetch-Mode", b"Origin", b"x!#$",
 ]  # fmt: skip
 EXTENSIONS = [b";a", b";a=b", b'; a = "b;\\"c"', b";a=b;c=d"]
-TRAILERS = [b"X-Sum: 1\r\n", b"Server-Timing:\t a;dur=1\r\n", b"x-empty:\r\n"]
+# What may be behind a target, also what only browsers and users write.
+QUERIES = [
+    "",
+    "",
+    "",
+    "",
+    "&",
+    "&a=%20b",
+    "&x=%2f%C3",
+    "&~!$'()*+,;:@/?",
+    "&[]|",
+    "&q=100%",
+    "&%u2713%zz",
+    '&"<>^`{|}\\',
+]
+TRAILERS = [b"Vary: x\r\n", b"X-Sum: 1\r\n", b"Server-Timing:\t a;dur=1\r\n", b"x-empty:\r\n"]
 VERSIONS = {"HTTP/1.1": 84, "HTTP/1.0": 12, "HTTP/1.2": 2}
 
 
@@ -58,6 +73,7 @@ class Request(NamedTuple):
     ask: Ask
     head: bytes
     body: bytes  # as it is framed
+    last: bool  # the client says that it is
 
     @property
     def data(self) -> bytes:
@@ -105,18 +121,18 @@ class Maker:
         size = min(most, self.random.choices(SIZES, SIZE_WEIGHTS)[0] + self.random.randrange(10))
         target = self.target(kind, token, size)
         fields = [*self.hosts(version), b"X-Token: " + token.encode(), *self.noise_fields()]
-        options, closes = self.options(version)
+        options, last = self.options(version)
         framing, expects, body, framed = self.body(method, version)
         fields += options + framing
         self.random.shuffle(fields)
         head = f"{method} {target} {version}\r\n".encode() + b"".join(line + b"\r\n" for line in fields) + b"\r\n"
-        closes |= kind in ENDING or (version == "HTTP/1.0" and kind in UNCOUNTED and method != "HEAD")
+        closes = last or kind in ENDING or (version == "HTTP/1.0" and kind in UNCOUNTED and method != "HEAD")
         ask = Ask(method, target, understood(version), token, body, kind, size, closes=closes, expects=expects)
-        return Request(ask, (b"\r\n" if self.chance(8) else b"") + head, framed)
+        return Request(ask, (b"\r\n" if self.chance(8) else b"") + head, framed, last)
 
     def target(self, kind: str, token: str, size: int) -> str:
         path = kind if self.chance(90) else "".join(f"%{ord(letter):02x}" for letter in kind)
-        query = self.random.choice(["", "", "", "&", "&a=%20b", "&x=%2f%C3", "&~!$'()*+,;:@/?", "&[]|"])
+        query = self.random.choice(QUERIES)
         before = self.random.choice(["", "", "", "", "http://x", "HTTPS://[::1]:80", "http://x.example:8000"])
         return f"{before}/{path}/{token}?size={size}{query}"
 

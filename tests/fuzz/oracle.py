@@ -71,7 +71,8 @@ def judge_answers(plan: Plan, played: Played, calls: list[Call]) -> Iterator[str
         yield reader.fault
     answers = [*reader.answers, *([reader.partial] if reader.partial else [])]
     for number, (call, answer) in enumerate(zip(calls, answers, strict=False)):
-        if answer.whole or (not plan.aborts and not plan.rude):
+        excused = (plan.aborts or plan.rude) and (not answer.whole or answer.framing == "end")
+        if not excused:
             for fault in judge_answer(plan.asks[number], call, answer):
                 yield f"answer {number} to {call.kind}: {fault}"
     for answer in answers[:-1]:
