@@ -1,15 +1,18 @@
 """The channel between the master and one child: typed messages over a SOCK_SEQPACKET socket pair.
 
 One message is one packet: a JSON array of its kind and its fields, with file descriptors beside it (SCM_RIGHTS). JSON,
-because the master may run as root and must be able to read what an unprivileged worker sends without trusting it.
-The end of the file means that the other side is dead. Kernel facts (waitpid) outrank messages.
+because the master may run as root and must be able to read what an unprivileged worker sends without trusting it: the
+table says which values each field may have. The end of the file means that the other side is dead. Kernel facts
+(waitpid) outrank messages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+from _thread import start_new_thread
 from array import array
 from collections import deque
 from posix import close  # the system's own, also where gevent replaces os.close() by one that takes its time
@@ -17,80 +20,117 @@ from posix import close  # the system's own, also where gevent replaces os.close
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
+    from typing import Any, NamedTuple
+else:
+    from pyserve.records import NamedTuple
 
 MESSAGE_LIMIT = 120_000  # bytes; a default socket buffer (212,992) takes one of these with the kernel's overhead
-DESCRIPTORS_LIMIT = 250  # SCM_MAX_FD is 253
+DESCRIPTORS_LIMIT = 253  # of a message, the kernel's own (SCM_MAX_FD)
+WORD = array("i").itemsize
+SCM_RIGHTS, SCM_PIDFD = socket.SCM_RIGHTS, 4
+BESIDE_SPACE = socket.CMSG_SPACE(DESCRIPTORS_LIMIT * WORD) + 1024  # and what else socket options can bring
+RECEIVING = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+LONGEST = 1e9  # seconds, thirty years: what a worker may ask for
 
-NUMBER = (int, float)
-# When one of these has to wait, it replaces one that waits already: only what was said last counts.
-LAST_COUNTS = ("REOPEN", "RESPOND", "STACKS")
+# When one of these has to wait, it replaces what waits already under the same word: only what was said last counts.
+LAST_COUNTS = {
+    "REOPEN": "REOPEN", "RESPOND": "RESPOND", "STACKS": "STACKS", "TAKE": "TAKE", "PAUSE": "gate", "RESUME": "gate",
+}  # fmt: skip
 
-# Every message there is: kind → {field: type}.
-MESSAGES: dict[str, dict[str, type | tuple[type, ...]]] = {
+
+class Number(NamedTuple):
+    """A field's values: a number of these types, finite, and in this range."""
+
+    types: tuple[type, ...]
+    least: float
+    most: float
+
+
+PID = Number((int,), 1, 1 << 22)  # PID_MAX_LIMIT
+COUNT = Number((int,), 0, 1 << 53)
+SECONDS = Number((int, float), 0, LONGEST)
+OPERATORS = Number((int, float), 0, 1.7e308)  # seconds that an operator may ask for, and times of the master's
+WHOLE = Number((int,), 0, float("inf"))  # the same
+
+# Every message there is: kind → {field: its values}.
+MESSAGES: dict[str, dict[str, type | Number]] = {
     # master → zygote
     # fds: scoreboard, both ends of the hand-off queue, error log, access log if there is one, listeners
     # spool_dir_given: where somebody has said what it is; empty: nobody has
     "CONFIG": {
-        "generation": int,
-        "master": int,
+        "generation": COUNT,
+        "master": PID,
         "config": dict,
         "spool_dir_given": str,
         "listeners": list,
         "preload": str,
     },
-    "SPAWN": {"id": int, "number": int, "slot": int},  # fds: the worker's end of its channel, its stack file, its bell
+    # fds: the worker's end of its channel, its stack file, its bell
+    "SPAWN": {"id": COUNT, "number": COUNT, "slot": COUNT},
     # zygote → master
-    "LOADED": {"description": str, "seconds": NUMBER},
+    "LOADED": {"description": str, "seconds": SECONDS},
     "LOAD_FAILED": {"kind": str, "message": str, "details": str},  # kind: "app", "hook", "config"
     "UNSAFE": {"reasons": str},  # preloading would not be clean: the app started threads …
-    "SPAWN_FAILED": {"id": int, "kind": str, "message": str, "details": str},
+    "SPAWN_FAILED": {"id": COUNT, "kind": str, "message": str, "details": str},
     # worker → master
-    "HELLO": {"pid": int},
-    "READY": {"seconds": NUMBER, "heartbeat": bool},  # heartbeat: it stores one, whatever its requests do
+    "HELLO": {"pid": PID},
+    "READY": {"seconds": SECONDS, "heartbeat": bool},  # heartbeat: it stores one, whatever its requests do
     "BOOT_FAILED": {"kind": str, "message": str, "details": str},
     "LEAVING": {"cause": str},  # it stops accepting by itself: a TERM sent to it directly
-    "CHECKED": {"status": int, "details": str},  # the answer to a check request, 0: none; what was logged meanwhile
-    "BYE": {"cut": int},  # requests that were cut
+    "CHECKED": {"status": COUNT, "details": str},  # the answer to a check request, 0: none; what was logged meanwhile
+    "BYE": {"cut": COUNT},  # requests that were cut
     # A request wants to run alone. fds: what it is answered on; closed when it does not want to any more.
     "EXCLUSIVE": {
-        "number": int,  # what the worker calls it
+        "number": COUNT,  # what the worker calls it
         "name": str,
         "line": str,  # method and path, empty for what is no request
         "blocks": bool,  # the worker runs nothing else meanwhile
         "waits": bool,  # while another has the gate
-        "drain_timeout": NUMBER,
-        "hold": NUMBER,  # seconds that other requests wait before they are refused
-        "timeout": NUMBER,  # seconds; 0: none, or the worker sees to it
+        "drain_timeout": SECONDS,
+        "hold": SECONDS,  # that other requests wait before they are refused
+        "timeout": SECONDS,  # 0: none, or the worker sees to it
         "kills": bool,  # the workers that do not become idle
     },
-    "IDLE": {"epoch": int},  # no request is in the app, nor will one enter in this epoch of the gate
+    "IDLE": {"epoch": COUNT},  # no request is in the app, nor will one enter in this epoch of the gate
     # master → worker
     "CHECK": {},  # answer the check request that the configuration names
     "GO": {},
     "TAKE": {"allowed": bool},  # connections from the hand-off queue, once it serves; unasked, it may
     # deadline: CLOCK_MONOTONIC seconds; share: how much of the queues it takes before it looks again, 0: all
-    "DRAIN": {"cause": str, "deadline": NUMBER, "final": bool, "share": int},
+    "DRAIN": {"cause": str, "deadline": OPERATORS, "final": bool, "share": COUNT},
     # Let nothing enter the app, and say IDLE. owner: the number of the worker's own request that is to be alone, or 0.
     # Requests wait ``hold`` seconds, those with this line (method and path) ``line_hold``, and are refused then.
     "PAUSE": {
-        "epoch": int,
-        "owner": int,
-        "hold": NUMBER,
+        "epoch": COUNT,
+        "owner": COUNT,
+        "hold": OPERATORS,
         "line": str,
-        "line_hold": NUMBER,
-        "retry_after": int,
+        "line_hold": OPERATORS,
+        "retry_after": WHOLE,
         "page": str,
         "allow": list,  # paths that may be entered all the same
     },
-    "RESUME": {"epoch": int},  # the gate is open
+    "RESUME": {"epoch": COUNT},  # the gate is open
     "STACKS": {},  # write into the stack file what no signal handler can find
     "REOPEN": {},  # fds: error log, access log?
     # master → responder; retry_at: when a worker may be expected again, CLOCK_MONOTONIC seconds
     # retry_after: the least that clients are told, seconds; page: HTML, empty for a page of our own
     # Requests with this line (method and path) wait ``line_hold`` seconds for a worker.
-    "RESPOND": {"on": bool, "retry_at": NUMBER, "retry_after": int, "page": str, "line": str, "line_hold": NUMBER},
+    "RESPOND": {
+        "on": bool,
+        "retry_at": OPERATORS,
+        "retry_after": WHOLE,
+        "page": str,
+        "line": str,
+        "line_hold": OPERATORS,
+    },
 }
+
+# What children say; nothing else is heard from them.
+FROM_ZYGOTE = ("LOADED", "LOAD_FAILED", "UNSAFE", "SPAWN_FAILED")
+FROM_WORKER = ("HELLO", "READY", "BOOT_FAILED", "LEAVING", "CHECKED", "BYE", "EXCLUSIVE", "IDLE")
+ONCE = ("LOADED", "LOAD_FAILED", "UNSAFE", "HELLO", "READY", "BOOT_FAILED", "BYE")
+BESIDE = {"EXCLUSIVE": 1}  # descriptors; beside all else that a child says there are none
 
 
 def _close(fds: Iterable[int]) -> None:
@@ -116,9 +156,60 @@ class Message:
         _close(self.fds)
         self.fds = []
 
+    def discard(self) -> None:
+        """The same, where the peer is not to be trusted."""
+        discard(self.fds)
+        self.fds = []
+
 
 class ProtocolError(Exception):
-    """The peer sent what is not a message."""
+    """The peer sent what is not a message, or said what it may not."""
+
+
+class LostError(Exception):
+    """A message came without its descriptors, since no more can be had here: it is dropped."""
+
+
+# Descriptors from somebody who is not to be trusted. The last owner of one may have to wait in close(): for the reader of
+# what a TCP socket has not sent yet, if its SO_LINGER says so; for whoever serves the file system of a file; or for a
+# descriptor that is on its way through a unix socket, in which there can be others.
+
+
+def rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came beside a packet: of what else can be there, a process's is closed."""
+    found = {SCM_RIGHTS: array("i"), SCM_PIDFD: array("i")}
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind in found:
+            found[kind].frombytes(data[: len(data) - len(data) % WORD])
+    _close(found[SCM_PIDFD])
+    return list(found[SCM_RIGHTS])
+
+
+def discard(fds: list[int]) -> None:
+    """Close such descriptors, and leave the waiting to a thread."""
+    if fds:
+        try:
+            start_new_thread(_discard, (fds,))
+        except RuntimeError:  # there can be no more threads
+            _discard(fds)
+
+
+def _discard(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):  # it is closed all the same
+            close(fd)
+
+
+def drain(sock: socket.socket) -> None:
+    """Before a unix socket is closed: take what was sent to it, which is dropped, and let nothing more come."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # then there is something beside an empty packet, too
+        sock.shutdown(socket.SHUT_RD)
+        more = True
+        while more:
+            packet, ancillary, _, _ = sock.recvmsg(MESSAGE_LIMIT, BESIDE_SPACE, RECEIVING)
+            discard(rights(ancillary))
+            more = bool(packet or (ancillary and sock.type != socket.SOCK_STREAM))
 
 
 def encode(kind: str, fields: Mapping[str, Any]) -> bytes:
@@ -153,7 +244,7 @@ def decode(packet: bytes, fds: list[int]) -> Message:
         if not _are_fields_of(kind, fields):
             raise ValueError(f"not the fields of {kind}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProtocolError(f"{packet[:80]!r}: {error!r}") from None
+        raise ProtocolError(f"{packet[:80]!r}: {repr(error)[:80]}") from None
     return Message(kind, fields, fds)
 
 
@@ -162,19 +253,27 @@ def _are_fields_of(kind: str, fields: Mapping[str, Any]) -> bool:
     return (
         isinstance(fields, dict)
         and fields.keys() == known.keys()
-        and all(isinstance(fields[name], known[name]) for name in known)
+        and all(_is_one_of(fields[name], known[name]) for name in known)
     )
+
+
+def _is_one_of(value: Any, values: type | Number) -> bool:
+    if isinstance(values, type):
+        return isinstance(value, values)
+    is_number = isinstance(value, values.types) and not isinstance(value, bool)
+    return is_number and values.least <= value <= values.most  # NaN is in no range
 
 
 class Channel:
     """One end. The master's ends never block: what the kernel does not take waits in ``outbox`` for ``flush()``.
 
-    A child that never reads costs no more than one message of each kind that is said more than once.
+    A child that never reads costs no more than one message of each kind that is said more than once (LAST_COUNTS).
     """
 
     def __init__(self, sock: socket.socket, *, blocking: bool = True) -> None:
         self.socket = sock
         self.outbox: deque[tuple[bytes, list[int], str]] = deque()
+        self.failure: OSError | None = None  # why nothing can be sent, if it is not that the peer has to read first
         sock.setblocking(blocking)
 
     @staticmethod
@@ -207,16 +306,18 @@ class Channel:
             _close(kept)
             raise
         if kind in LAST_COUNTS:
-            for waiting in [entry for entry in self.outbox if entry[2] == kind]:
+            for waiting in [entry for entry in self.outbox if LAST_COUNTS.get(entry[2]) == LAST_COUNTS[kind]]:
                 self.outbox.remove(waiting)
                 _close(waiting[1])
         self.outbox.append((packet, kept, kind))
 
     def flush(self) -> None:
-        """Send what had to wait."""
+        """Send what had to wait. OSError: the kernel refuses it for another reason than that the peer has to read."""
         while self.outbox:
             packet, fds, _ = self.outbox[0]
             if not self._transmit(packet, fds):
+                if self.failure is not None:
+                    raise self.failure
                 return
             self.outbox.popleft()
             _close(fds)
@@ -224,38 +325,39 @@ class Channel:
     def _transmit(self, packet: bytes, fds: list[int]) -> bool:
         try:
             # Not socket.send_fds() and recv_fds(): they drop the flags that they are given.
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-            self.socket.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+            beside = [(socket.SOL_SOCKET, SCM_RIGHTS, array("i", fds))] if fds else []
+            self.socket.sendmsg([packet], beside, socket.MSG_NOSIGNAL)
         except OSError as error:
+            if error.errno in (errno.EPIPE, errno.ECONNRESET):
+                return True
             # ETOOMANYREFS: too many descriptors in flight for this user; they arrive as the others read.
-            if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
-                return False
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-                raise
+            waits = error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
+            self.failure = None if waits else error
+            return False
         return True
 
     def receive(self) -> Message | None:
-        """The next message; None at the end of the file. BlockingIOError when a non-blocking end has none."""
+        """The next message; None at the end of the file. BlockingIOError when a non-blocking end has none.
+
+        ProtocolError, LostError.
+        """
         try:
-            packet, ancillary, flags, _ = self.socket.recvmsg(
-                MESSAGE_LIMIT + 1, socket.CMSG_SPACE(DESCRIPTORS_LIMIT * array("i").itemsize), socket.MSG_CMSG_CLOEXEC
-            )
+            packet, ancillary, flags, _ = self.socket.recvmsg(MESSAGE_LIMIT + 1, BESIDE_SPACE, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             # It ended without reading all that we sent. The kernel says so once, before what it sent last.
             return self.receive()
-        fds = array("i")
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        fds = rights(ancillary)
         try:
-            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-                raise ProtocolError("a message or its descriptors did not arrive whole")
+            if flags & socket.MSG_TRUNC:
+                raise ProtocolError(f"{packet[:80]!r}: longer than {MESSAGE_LIMIT} bytes")
+            if flags & socket.MSG_CTRUNC:
+                raise LostError(f"{packet[:80]!r}: no descriptor is free for what came with it")
             if packet:
-                return decode(packet, list(fds))
-        except ProtocolError:
-            _close(fds)
+                return decode(packet, fds)
+        except (ProtocolError, LostError):
+            discard(fds)
             raise
-        _close(fds)
+        discard(fds)
         return None
 
     def carried(self) -> dict[str, Any]:
@@ -279,3 +381,8 @@ class Channel:
             _close(fds)
         self.outbox.clear()
         self.socket.close()
+
+    def end(self) -> None:
+        """Close the master's end, whatever is unheard."""
+        drain(self.socket)
+        self.close()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 
 from pyserve import pidfds
-from pyserve.channel import Channel
+from pyserve.channel import BESIDE, FROM_WORKER, FROM_ZYGOTE, ONCE, Channel, ProtocolError
 from pyserve.rollout import Worker
 from pyserve.scoreboard import SLOTS, STATES
 from pyserve.stackfile import StackFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from socket import socket
     from typing import Any
 
+    from pyserve.channel import Message
     from pyserve.config import Config
     from pyserve.scoreboard import Scoreboard, Slot
 
@@ -28,6 +29,7 @@ STACKS = signal.SIGRTMIN + 3  # the same, into the worker's stack file, for some
 KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
 QUIT_GRACE = 2.0  # seconds for a child to end that was told to do so at once
+MOST_UNBROKEN = 10_000  # messages of a child that come as fast as they are heard: thousands of requests cannot want so much
 
 INTERRUPTED = "interrupt"
 HEARD = "heard"  # has it noticed the interruption? Who has not is stuck, and waited for no longer
@@ -35,6 +37,8 @@ DUMPED = "dump"
 KILLED = "kill"
 SIGNALS = {INTERRUPTED: INTERRUPT, DUMPED: DUMP, KILLED: signal.SIGKILL}
 
+
+RING = b"\1" + bytes(7)  # an eventfd, as the bell was at first, takes it too
 
 BOOTED = STATES.index("ready")
 
@@ -62,6 +66,11 @@ class Pressure:
     def fast(cls, now: float) -> Pressure:
         """For a child that was told to end at once, and may be stopped or not have said its pid yet."""
         return cls("fast shutdown", [(now + QUIT_GRACE, KILLED)])
+
+    @classmethod
+    def deaf(cls, now: float) -> Pressure:
+        """For a child that has closed its channel: one that ends has ended by then."""
+        return cls("it has closed its channel", [(now + QUIT_GRACE, KILLED)])
 
     @classmethod
     def request(cls, now: float, why: str) -> Pressure:
@@ -98,7 +107,9 @@ class Pressure:
 class Child:
     """A process of ours: its channel, its pid once known, and what presses it."""
 
-    PLAIN: tuple[str, ...] = ("pid", "status", "killed_because", "at_end_of_file")  # attributes that are JSON values
+    # attributes that are JSON values
+    PLAIN: tuple[str, ...] = ("pid", "status", "killed_because", "at_end_of_file", "said", "unbroken")
+    SAYS: tuple[str, ...] = ()  # the kinds of its messages
 
     def __init__(self, channel: Channel, pid: int = 0) -> None:
         self.channel = channel
@@ -108,6 +119,8 @@ class Child:
         self.pressure: Pressure | None = None
         self.killed_because = ""
         self.at_end_of_file = False
+        self.said: list[str] = []  # of what is said once
+        self.unbroken = 0  # messages that were heard since its channel was last found empty
         if pid:
             self.identify(pid)
 
@@ -122,7 +135,7 @@ class Child:
 
     def close(self) -> None:
         """It has ended: no channel, no pidfd."""
-        self.channel.close()
+        self.channel.end()
         if self.pidfd != pidfds.NONE:
             os.close(self.pidfd)
             self.pidfd = pidfds.NONE
@@ -140,26 +153,65 @@ class Child:
         self.pidfd = next(iter(record["pidfd"]["fds"]), pidfds.NONE)
         self.pressure = Pressure.resume(record["pressure"]) if record["pressure"] else None
 
-    def signal(self, number: int) -> None:
-        """Send a signal; nothing happens if the process has ended or has not said its pid yet."""
+    def hear(self) -> Message | None:
+        """What it says next; None at the end of its channel. BlockingIOError: nothing, for now.
+
+        ProtocolError: no child of this kind says that. LostError.
+        """
+        try:
+            message = self.channel.receive()
+        except BlockingIOError:
+            self.unbroken = 0
+            raise
+        self.unbroken += 1
+        if message is not None:
+            try:
+                self.admit(message)
+            except ProtocolError:
+                message.discard()
+                raise
+        return message
+
+    def admit(self, message: Message) -> None:
+        kind = message.kind
+        if self.unbroken > MOST_UNBROKEN:
+            raise ProtocolError(f"{self.unbroken} messages without a pause, the last is {kind}")
+        if kind not in self.SAYS:
+            raise ProtocolError(f"{kind} is not for it to say")
+        if len(message.fds) != BESIDE.get(kind, 0):
+            raise ProtocolError(f"{kind} with {len(message.fds)} descriptors")
+        if kind in ONCE:
+            if kind in self.said:
+                raise ProtocolError(f"{kind} again")
+            self.said.append(kind)
+
+    def signal(self, number: int) -> bool:
+        """Send a signal; nothing happens if the process has ended or has not said its pid yet.
+
+        False: we have no right to, since it runs a program of somebody else's (sudo).
+        """
         if self.pid and self.status is None:
-            pidfds.send(self.pidfd, self.pid, number)
+            try:
+                pidfds.send(self.pidfd, self.pid, number)
+            except PermissionError:
+                return False
+        return True
 
     def kill(self, why: str) -> None:
         self.killed_because = why
         self.signal(signal.SIGKILL)
 
-    def press(self, step: str, why: str) -> None:
-        """Do a step of its pressure."""
+    def press(self, step: str, why: str) -> bool:
+        """Do a step of its pressure; False: we have no right to."""
         if step == KILLED:
-            self.killed_because = why
-        if step in SIGNALS:
-            self.signal(SIGNALS[step])
+            self.killed_because = self.killed_because or why
+        return self.signal(SIGNALS[step]) if step in SIGNALS else True
 
 
 class Zygote(Child):
     """A generation's zygote."""
 
+    SAYS = FROM_ZYGOTE
     PLAIN = (*Child.PLAIN, "generation", "preload", "loaded", "stopping", "resting")
 
     def __init__(self, generation: int, config: Config, preload: str, channel: Channel, pid: int) -> None:
@@ -202,6 +254,7 @@ class Zygote(Child):
 class WorkerProcess(Child):
     """A worker: what the rollout knows of it, and its slot on the scoreboard."""
 
+    SAYS = FROM_WORKER
     PLAIN = (
         *Child.PLAIN, "slot_index", "leaving", "deadline", "boot_failure", "cut", "takes", "heartbeat",
         "pressed_request", "asked_for",
@@ -214,8 +267,8 @@ class WorkerProcess(Child):
         channel: Channel,
         slot_index: int,
         slot: Slot,
-        stacks: StackFile | None = None,
-        bell: int = -1,
+        stacks: StackFile,
+        bell: int,
     ) -> None:
         super().__init__(channel)
         self.worker = worker
@@ -223,9 +276,8 @@ class WorkerProcess(Child):
         self.config = config  # of its generation
         self.slot_index = slot_index
         self.slot = slot
-        self.stacks = stacks or StackFile.create()
-        # An eventfd, rung when others should take over what waits behind its request.
-        self.bell = bell if bell >= 0 else os.eventfd(0, os.EFD_CLOEXEC)
+        self.stacks = stacks
+        self.bell = bell  # our end of a pipe
         self.asked_for = time.monotonic()
         self.leaving = ""  # the cause, once it was told to drain or says that it does
         self.deadline = float("inf")  # of its drain, CLOCK_MONOTONIC seconds
@@ -236,15 +288,24 @@ class WorkerProcess(Child):
         self.pressed_request = 0  # request_start of the request, or the heartbeat, that the pressure is for
 
     @classmethod
-    def expected(cls, worker: Worker, config: Config, slot_index: int, slot: Slot) -> tuple[WorkerProcess, socket]:
-        """One that is still to be forked, and its end of the channel. OSError: no descriptors are left for it."""
+    def expected(
+        cls, worker: Worker, config: Config, slot_index: int, slot: Slot
+    ) -> tuple[WorkerProcess, tuple[int, int]]:
+        """One that is still to be forked, and its ends of its channel and its bell. OSError: no descriptors are left."""
         channel, theirs = Channel.pair()
+        bell: list[int] = []
         try:
-            return cls(worker, config, channel, slot_index, slot), theirs
+            bell += os.pipe2(os.O_CLOEXEC)
+            stacks = StackFile.create()
         except OSError:
             channel.close()
             theirs.close()
+            for fd in bell:
+                os.close(fd)
             raise
+        heard, rung = bell
+        os.set_blocking(rung, False)  # of this end alone, which the worker does not have
+        return cls(worker, config, channel, slot_index, slot, stacks, rung), (theirs.detach(), heard)
 
     def close(self) -> None:
         super().close()
@@ -263,6 +324,11 @@ class WorkerProcess(Child):
         process = cls(worker, config, channel, index, scoreboard.slot(index), stacks, bell)
         process.go_on(record)
         return process
+
+    def ring(self) -> None:
+        """Have it give away what waits behind its request."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it has not heard that it was rung, or cannot
+            os.write(self.bell, RING)
 
     @property
     def name(self) -> str:
@@ -298,6 +364,7 @@ class ResponderProcess(Child):
     """The process that answers 503 while no worker can."""
 
     name = "responder"
+    SAYS = FROM_WORKER
     SLOT = SLOTS - 1  # on the scoreboard; there are never half as many workers
     PLAIN = (*Child.PLAIN, "leaving")
     leaving = False

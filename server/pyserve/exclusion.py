@@ -13,6 +13,7 @@ import time
 
 from pyserve import checkurl, gate, rollout
 from pyserve.alone import RETRY_AFTER
+from pyserve.channel import ProtocolError, drain
 from pyserve.children import Pressure
 
 TYPE_CHECKING = False
@@ -52,6 +53,27 @@ class Party:
         self.socket: socket.socket | None = None
         self.number = 0  # what its worker calls the ticket
         self.asked = time.monotonic()
+
+
+def ticket_socket(message: Message) -> socket.socket:
+    """The end of a ticket that came with EXCLUSIVE. Its worker has it, too: so it may block, whatever is set here.
+
+    ProtocolError: it is something else, which stays the message's.
+    """
+    try:
+        sock = socket.socket(fileno=message.fds[0])
+    except OSError:
+        raise ProtocolError("EXCLUSIVE with a ticket that is no socket") from None
+    try:
+        sock.getpeername()  # else nobody could give it back
+        is_one = (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:
+        is_one = False
+    if not is_one:
+        sock.detach()
+        raise ProtocolError("EXCLUSIVE with a ticket that is another kind of socket")
+    message.fds.clear()
+    return sock
 
 
 class Exclusion:
@@ -239,10 +261,8 @@ class Exclusion:
         """EXCLUSIVE and IDLE."""
         if message.kind == "IDLE":
             self.tell(gate.Idle(process.worker.id, message["epoch"], time.monotonic()))
-        elif len(message.fds) == 1:
-            sock = socket.socket(fileno=message.fds.pop())
-            sock.setblocking(False)
-            self.asked(process, message, sock)
+        else:
+            self.asked(process, message, ticket_socket(message))
 
     def asked(self, process: WorkerProcess, message: Message, sock: socket.socket) -> None:
         notice = Notice(hold=message["hold"])
@@ -273,7 +293,7 @@ class Exclusion:
         if party.socket is None:
             return
         with contextlib.suppress(OSError):  # it does not wait any more; its end of the socket says so
-            party.socket.send(b"granted" if why is None else why.encode())
+            party.socket.send(b"granted" if why is None else why.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         if why is not None:
             self.drop(party)
 
@@ -281,6 +301,7 @@ class Exclusion:
         if party.socket is not None:
             if self.tickets.pop(party.socket.fileno(), None) is not None:
                 self.population.epoll.unregister(party.socket.fileno())
+            drain(party.socket)
             party.socket.close()
             party.socket = None
 

@@ -11,7 +11,6 @@ it, but can say so at once; when no worker can, the responder does.
 
 from __future__ import annotations
 
-import os
 import time
 
 TYPE_CHECKING = False
@@ -78,7 +77,7 @@ class Fairness:
             self.next_look = now + (SELDOM if requests == self.requests else USUALLY)
         self.requests = requests
         for worker_id in wanted:
-            os.eventfd_write(workers[worker_id].bell, 1)
+            workers[worker_id].ring()
 
     def load(self, worker_id: int) -> Load:
         slot = self.population.workers[worker_id].slot

@@ -9,15 +9,15 @@ worker has gone.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-from array import array
 
 from pyserve import rollout
+from pyserve.channel import BESIDE_SPACE, RECEIVING, discard, rights
 
 BUFFER = 8 << 20  # bytes; the usual buffer would hold a few hundred connections, this one ten thousand
 LABEL = 80  # bytes in front of those that the client has sent: parcel_label
 MOST = 65536  # bytes; more than one message has
+READS = 256  # of what a client has sent and nobody will look at
 ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: pyserve\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
@@ -31,9 +31,27 @@ def has_asked(client: socket.socket, message: bytes) -> bool:
     if len(message) > LABEL:
         return True
     try:
-        return bool(client.recv(1, socket.MSG_PEEK))
+        return bool(client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except OSError:
         return False
+
+
+def answer(fd: int, message: bytes) -> bool:
+    """Answer a client if it has asked for something; has it? Nothing waits, whatever this is; it stays open."""
+    try:
+        client = socket.socket(fileno=fd)
+    except OSError:
+        return False
+    asked = has_asked(client, message)
+    if asked:
+        with contextlib.suppress(OSError):
+            client.send(ANSWER, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            client.shutdown(socket.SHUT_WR)
+            for _ in range(READS):  # what is unread when it is closed would reset the answer
+                if not client.recv(MOST, socket.MSG_DONTWAIT):
+                    break
+    client.detach()
+    return asked
 
 
 def takers(state: rollout.State) -> set[int]:
@@ -83,33 +101,32 @@ class HandoffQueue:
         """(where they are put, where they are taken)"""
         return self.outlet.fileno(), self.inlet.fileno()
 
-    def take(self) -> tuple[int, bytes] | None:
-        """The next connection's descriptor and message; None if the queue is empty. OSError: no descriptor for it."""
-        while True:
-            try:
-                message, ancillary, _, _ = self.inlet.recvmsg(
-                    MOST, socket.CMSG_SPACE(2 * array("i").itemsize), socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                return None
-            for _, _, data in ancillary:
-                fd, *body = array("i", data)
-                for each in body:
-                    os.close(each)
-                return fd, message
+    def take(self) -> tuple[list[int], bytes] | None:
+        """The next connection's descriptors and message; None if the queue is empty.
+
+        Workers have these sockets, too: what comes may be anything, and what is set here may have been changed.
+        """
+        try:
+            message, ancillary, _, _ = self.inlet.recvmsg(MOST, BESIDE_SPACE, RECEIVING)
+        except OSError:
+            return None
+        return (rights(ancillary), message) if ancillary else None
 
     def answer_rest(self) -> int:
         """No worker is left: tell the clients in the queue that have asked for something. How many those were."""
         answered = 0
+        self.end()
         while (found := self.take()) is not None:
-            with socket.socket(fileno=found[0]) as client, contextlib.suppress(OSError):
-                if has_asked(client, found[1]):
-                    answered += 1
-                    client.send(ANSWER)
-                    client.shutdown(socket.SHUT_WR)
-                    while client.recv(MOST):  # what is unread when it is closed would reset the answer
-                        pass
+            fds, message = found
+            answered += bool(fds) and answer(fds[0], message)
+            discard(fds)
         return answered
+
+    def end(self) -> None:
+        """Nothing more can be put there, whoever is left to do so."""
+        with contextlib.suppress(OSError):
+            self.inlet.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # beside each message is something now
+            self.inlet.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         self.outlet.close()

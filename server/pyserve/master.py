@@ -207,6 +207,8 @@ class Master:
             soonest = self.control.soonest(soonest)
         if self.upgrade:
             soonest = self.upgrade.soonest(soonest)
+        if self.population.more_ended:
+            soonest = now
         asked = max(0.0, soonest - now)
         ready = self.epoll.poll(asked)
         self.wake_up(self.suspension.over(asked, time.monotonic()))

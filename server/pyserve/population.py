@@ -14,7 +14,7 @@ import time
 
 from pyserve import checkurl, pidfds, rollout, zygotes
 from pyserve.backlog import queued
-from pyserve.channel import Channel, ProtocolError
+from pyserve.channel import Channel, LostError, ProtocolError
 from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from pyserve.scoreboard import Scoreboard
 
 
+A_TURN = 100  # messages of a child that are heard, and children that are reaped, before others have their turn
+LAST_WORDS = 2000  # more messages than the buffer of a channel holds
+
+
 def count(number: int, noun: str) -> str:
     """``"1 worker"``, ``"4 workers"``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -47,7 +51,7 @@ def is_child(pid: int) -> bool:
     """Is this the pid of a child of ours, running or not yet waited for?"""
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except (ChildProcessError, OverflowError):
+    except ChildProcessError:
         return False
     return True
 
@@ -90,6 +94,7 @@ class Population:
         self.unserved = False  # everything drains, and no worker accepted before
         self.share = 0  # then: of what waits in the queues, for each worker
         self.cut = 0
+        self.more_ended = False  # children, than were reaped in this turn
 
     def __bool__(self) -> bool:
         return bool(self.workers or self.zygotes or self.responder or self.news)
@@ -207,7 +212,7 @@ class Population:
             slot = self.scoreboard.slot(index)
             slot.clear()
             self.exclusion.born(slot)
-            process, theirs = WorkerProcess.expected(worker, zygote.config, index, slot)
+            process, ends = WorkerProcess.expected(worker, zygote.config, index, slot)
         except OSError as error:
             self.log.error(f"worker {worker.number} cannot be started: {error.strerror}")
             self.news.append(rollout.WorkerGone(worker.id, str(error), time.monotonic()))
@@ -219,14 +224,16 @@ class Population:
         self.workers[worker.id] = process
         self.tell_siblings()
         self.watch(process)
-        fds = [theirs.fileno(), process.stacks.fd, process.bell]
+        channel_end, bell_end = ends
+        fds = [channel_end, process.stacks.fd, bell_end]
         try:
             zygote.wake()
             zygote.channel.send("SPAWN", fds=fds, id=worker.id, number=worker.number, slot=index)
         except OSError as error:  # it had to wait, and there was no descriptor for that
             process.boot_failure = f"it cannot be asked for: {error.strerror}"
             self.log.error(f"{process.name} cannot be started: {error.strerror}")
-        theirs.close()
+        for fd in ends:
+            os.close(fd)
 
     def tell_siblings(self) -> None:
         """Let each worker know how many others there are, which it must take turns with."""
@@ -325,7 +332,10 @@ class Population:
         """Send what channels could not take before."""
         for child in self.children():
             if child.channel.outbox:
-                child.channel.flush()
+                try:
+                    child.channel.flush()
+                except OSError as error:
+                    self.give_up(child, f"nothing can be said to it: {error.strerror}")
 
     # Hearing.
 
@@ -336,32 +346,64 @@ class Population:
         else:
             self.exclusion.hear(fd)
 
-    def read(self, child: Child) -> None:
-        """Take what a child has said; at the end of its channel, wait for the kernel to say how it ended."""
-        while not child.at_end_of_file:
-            try:
-                message = child.channel.receive()
-            except BlockingIOError:
-                return
-            except ProtocolError as error:
-                self.log.error(f"BUG: {error}")
-                continue
-            if message is None:
-                child.at_end_of_file = True
-                self.forget(child.channel.fileno())
-                if isinstance(child, WorkerProcess) and not child.pid:
-                    self.worker_ended(child)
-                return
+    def read(self, child: Child, most: int = A_TURN) -> None:
+        """Take what a child has said; at the end of its channel, wait for the kernel to say how it ended.
+
+        Whatever goes wrong meanwhile is the end of this child, and of nothing else.
+        """
+        try:
+            for _ in range(most):
+                if child.at_end_of_file or not self.hear_one(child):
+                    return
+        except ProtocolError as error:
+            self.give_up(child, f"it misused its channel: {error}")
+        except Exception as error:  # noqa: BLE001  (as the docstring says)
+            import traceback
+
+            self.log.error(f"BUG: {child.name} cannot be heard\n{traceback.format_exc()}")
+            self.give_up(child, f"it cannot be heard: {error!r}")
+
+    def hear_one(self, child: Child) -> bool:
+        """False: it has said nothing more."""
+        try:
+            message = child.hear()
+        except BlockingIOError:
+            return False
+        except LostError as error:
+            self.log.error(f"{child.name}: a message was lost: {error}")
+            return True
+        if message is None:
+            child.at_end_of_file = True
+            self.forget(child.channel.fileno())
+            if isinstance(child, WorkerProcess) and not child.pid:
+                self.worker_ended(child)
+            return False
+        try:
             if isinstance(child, Zygote):
                 self.on_zygote(child, message)
             elif isinstance(child, WorkerProcess):
                 self.on_worker(child, message)
             elif isinstance(child, ResponderProcess):
                 self.on_responder(child, message)
-            message.close()  # nobody has taken what came with it
+        finally:
+            message.discard()  # nobody has taken what came with it
+        return True
+
+    def give_up(self, child: Child, why: str) -> None:
+        """Hear nothing more of a child, and end it. The line on its end says why."""
+        child.at_end_of_file = True
+        self.forget(child.channel.fileno())
+        child.kill(why)
+        if isinstance(child, WorkerProcess) and not child.pid:
+            self.log.error(f"{child.name} is given up: {why}")
+            self.worker_ended(child)
 
     def on_zygote(self, zygote: Zygote, message: Message) -> None:
         generation = zygote.generation
+        if zygote.stopping:
+            return
+        if zygote.loaded != (message.kind == "SPAWN_FAILED"):
+            raise ProtocolError(f"{message.kind} from a zygote that has {'' if zygote.loaded else 'not '}loaded")
         if message.kind == "LOADED":
             zygote.loaded = True
             zygote.pressure = None
@@ -373,19 +415,24 @@ class Population:
             zygote.stopping = True
             self.tell(rollout.LoadFailed(generation, message["message"], time.monotonic()))
         elif message.kind == "UNSAFE":
+            if zygote.preload != "auto":
+                raise ProtocolError("UNSAFE, which nobody wants to know")
             self.findings.note(zygote.config, message["reasons"])
             preload = self.not_preloaded(generation, message["reasons"])
+            zygote.stopping = True
             self.stop_zygote(zygote)
             self.start_zygote(generation, zygote.config, preload)
         elif message.kind == "SPAWN_FAILED":
             worker = self.workers.get(message["id"])
-            if worker:
+            if worker and worker.generation == generation and not worker.pid and not worker.boot_failure:
                 worker.boot_failure = message["message"]
                 self.fail(message, f"{worker.name} could not be forked: ")
 
     def on_worker(self, process: WorkerProcess, message: Message) -> None:
         if message.kind == "HELLO":
             self.on_hello(process, message["pid"])
+        elif not process.pid and message.kind != "LEAVING":  # which a signal handler says, at any time
+            raise ProtocolError(f"{message.kind} before HELLO")
         elif message.kind == "READY":
             if process.leaving:
                 process.press_drain(process.deadline)  # now with what a worker that has booted has to end
@@ -413,6 +460,8 @@ class Population:
     def on_checked(self, process: WorkerProcess, status: int, details: str) -> None:
         if process.leaving:
             return
+        if process.worker.state != rollout.CHECKING:
+            raise ProtocolError("CHECKED, which nobody wants to know")
         process.pressure = None
         answered = f"with {status}" if status else "with nothing"
         text = f"reload_check {process.config.reload_check} was answered {answered}"
@@ -425,11 +474,11 @@ class Population:
 
     def on_hello(self, process: WorkerProcess, pid: int) -> None:
         """Believe a worker's pid only if the kernel says that it is our child, and nobody else's: signals go there."""
-        if pid > 0 and not any(child.pid == pid for child in self.children()) and is_child(pid):
-            process.identify(pid)
-            self.watch(process)
-        else:
-            self.log.error(f"BUG: {process.name} says that its pid is {pid}, which cannot be")
+        others = {*self.awaited, *(child.pid for child in self.children())}
+        if pid in others or not is_child(pid):
+            raise ProtocolError(f"HELLO from pid {pid}, which cannot be")
+        process.identify(pid)
+        self.watch(process)
 
     def on_responder(self, responder: ResponderProcess, message: Message) -> None:
         if message.kind == "READY" and not responder.leaving:
@@ -448,21 +497,29 @@ class Population:
         news, self.news = self.news, []
         for event in news:
             self.tell(event)
-        while pid := pidfds.ended():
-            child = self.whose(pid)
-            if child is None:
-                _, status = os.waitpid(pid, 0)  # of the app's making, and left to us when its parent ended
-                if pid in self.awaited:
-                    self.awaited[pid] = status
-                continue
-            self.read(child)  # its last words
-            child.wait()
-            if isinstance(child, Zygote):
-                self.zygote_ended(child)
-            elif isinstance(child, WorkerProcess):
-                self.worker_ended(child)
-            else:  # its end is noticed by who needs it
-                self.bury(child)
+        self.more_ended = True  # for all that is known: an app can have them end as fast as they are reaped
+        for _ in range(A_TURN):
+            pid = pidfds.ended()
+            if not pid:
+                self.more_ended = False
+                return
+            self.reap_one(pid)
+
+    def reap_one(self, pid: int) -> None:
+        child = self.whose(pid)
+        if child is None:
+            _, status = os.waitpid(pid, 0)  # of the app's making, and left to us when its parent ended
+            if pid in self.awaited:
+                self.awaited[pid] = status
+            return
+        self.read(child, LAST_WORDS)
+        child.wait()
+        if isinstance(child, Zygote):
+            self.zygote_ended(child)
+        elif isinstance(child, WorkerProcess):
+            self.worker_ended(child)
+        else:  # its end is noticed by who needs it
+            self.bury(child)
 
     def whose(self, pid: int) -> Child | None:
         """Which child has this pid. Nobody has waited for it, so that the number cannot be another's meanwhile."""

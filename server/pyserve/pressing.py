@@ -6,9 +6,12 @@ carried out, and requests that run for too long are found on the scoreboard.
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import time
 
+from pyserve import rollout
 from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote
 from pyserve.population import count
 
@@ -48,6 +51,8 @@ class Pressing:
         for process in list(self.population.workers.values()):
             self.watch_request(process, now)
         for child in self.population.children():
+            if child.at_end_of_file and child.pressure is None:
+                child.pressure = Pressure.deaf(now)
             if child.pressure and (step := child.pressure.due(now)):
                 self.take_step(child, child.pressure, step, now)
 
@@ -69,7 +74,8 @@ class Pressing:
             self.log.error(f"{child.name}: {pressure.why}; {cut}the stacks of its threads follow, then it is killed")
             if isinstance(child, Zygote):  # one that cannot hear the signal yet dies of it
                 child.killed_because = pressure.why
-        child.press(step, pressure.why)
+        if not child.press(step, pressure.why):
+            self.log.error(f"{child.name}: {pressure.why}; it cannot be signalled: {os.strerror(errno.EPERM)}")
         if step == KILLED and worker and not worker.pid:
             self.give_up(worker)
 
@@ -99,9 +105,12 @@ class Pressing:
             process.pressure = Pressure.request(now, why)
 
     def late_at(self, process: WorkerProcess) -> float:
-        """When the request that the worker runs will have run for too long; infinity if there is none to watch."""
+        """When the request that the worker runs will have run for too long; infinity if there is none to watch.
+
+        Before it serves, a worker has another pressure, which nothing on the scoreboard is to take from it.
+        """
         began, timeout = process.watched, process.config.timeout
-        if not began or process.leaving or process.pressed_request:
+        if not began or process.leaving or process.pressed_request or process.worker.state != rollout.SERVING:
             return NEVER
         since = max(began / 1e9, self.awake_since)
         if alone_until := self.alone_until(process):

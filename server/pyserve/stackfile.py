@@ -11,6 +11,7 @@ import fcntl
 import os
 
 MOST = 1 << 20  # bytes of an answer that are read
+MOST_PARTS = 2
 PART_END = b"\0"
 
 
@@ -24,7 +25,7 @@ class StackFile:
 
     @classmethod
     def create(cls) -> StackFile:
-        fd = os.memfd_create("pyserve-stacks", os.MFD_CLOEXEC)
+        fd = os.memfd_create("pyserve-stacks", os.MFD_CLOEXEC)  # which nobody can seal
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # the position is shared, and the file is cut now and then
         return cls(fd)
 
@@ -34,7 +35,7 @@ class StackFile:
     def parts(self) -> list[str]:
         """The parts that are complete."""
         content = os.pread(self.fd, MOST, 0)
-        *parts, rest = content.split(PART_END)
+        *parts, rest = content.split(PART_END, MOST_PARTS)
         if len(content) == MOST:
             parts.append(rest)  # there is more; what we have is enough
         return [part.decode("utf-8", "backslashreplace") for part in parts]

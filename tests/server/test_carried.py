@@ -23,6 +23,7 @@ from pyserve.recycling import Limits, Recycling
 from pyserve.rollout import Worker
 from pyserve.scoreboard import Scoreboard
 from pyserve.settings import BY_NAME
+from pyserve.stackfile import StackFile
 
 
 def through(record: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def compared(child: WorkerProcess | Zygote) -> dict[str, Any]:
 def test_worker(config: Config, channel: Channel) -> None:
     scoreboard = Scoreboard.create()
     worker = Worker(12, 3, 2, rollout.SERVING)
-    process = WorkerProcess(worker, config, channel, 5, scoreboard.slot(5))
+    process = WorkerProcess(worker, config, channel, 5, scoreboard.slot(5), StackFile.create(), os.eventfd(0))
     unlike_new(process)
     again = WorkerProcess.resume(through(process.carried()), config, scoreboard)
     assert again.slot.get("pid") == process.slot.get("pid") == 0

@@ -144,7 +144,7 @@ def test_nothing_is_signalled_that_has_not_said_its_pid_or_has_ended(
 
 
 def test_names(channel: Channel) -> None:
-    worker = WorkerProcess(Worker(12, 3, 2), None, channel, 0, Scoreboard.create().slot(0))  # type: ignore[arg-type]  # as below
+    worker = WorkerProcess(Worker(12, 3, 2), None, channel, 0, Scoreboard.create().slot(0), None, -1)  # type: ignore[arg-type]  # as below
     assert worker.name == "worker 3 gen 2"
     worker.pid = 4711
     assert worker.name == "worker 3 gen 2 pid 4711"

@@ -14,6 +14,7 @@ import pytest
 import pyserve_workers
 from pyserve import handoff, rollout
 from pyserve.handoff import LABEL, HandoffQueue, takers
+from support.processes import wait_for
 
 Worker = rollout.Worker
 
@@ -59,7 +60,7 @@ def test_there_is_room_for_more_than_a_usual_buffer_has(queue: HandoffQueue) -> 
         for _ in range(400):
             found = queue.take()
             assert found is not None
-            os.close(found[0])
+            os.close(found[0][0])
         assert queue.take() is None
 
 
@@ -80,7 +81,7 @@ def test_who_has_asked_for_something_is_answered_in_the_end(queue: HandoffQueue)
         ours.close()
     descriptors = os.listdir("/proc/self/fd")
     assert queue.answer_rest() == 2
-    assert os.listdir("/proc/self/fd") == descriptors
+    wait_for(lambda: os.listdir("/proc/self/fd") == descriptors)
     answers = [b"".join(iter(lambda: theirs.recv(1000), b"")) for _, theirs in pairs[:3]]  # noqa: B023
     assert answers == [handoff.ANSWER, handoff.ANSWER, b""]
     assert queue.take() is None

@@ -75,7 +75,7 @@ cdef class Client:
         cdef int turns = READS_A_TURN
         while turns:
             turns -= 1
-            n = recv(self.fd, dropped, sizeof(dropped), 0)
+            n = recv(self.fd, dropped, sizeof(dropped), MSG_DONTWAIT)
             if n < 0 and errno == EINTR:
                 continue
             if n < 0 and errno == EAGAIN:

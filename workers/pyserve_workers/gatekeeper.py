@@ -18,6 +18,7 @@ from _thread import allocate_lock
 from select import poll  # of gevent, where greenlets wait for others
 
 from pyserve.alone import Refused
+from pyserve.channel import LONGEST
 from pyserve_workers.system import socketpair
 
 TYPE_CHECKING = False
@@ -194,9 +195,9 @@ class Gatekeeper:
             line=self.line_of(fd).partition("?")[0],
             blocks=blocks,
             waits=terms.waits,
-            drain_timeout=terms.drain_timeout,
-            hold=terms.hold,
-            timeout=terms.timeout,
+            drain_timeout=float(min(terms.drain_timeout, LONGEST)),
+            hold=float(min(terms.hold, LONGEST)),
+            timeout=float(min(terms.timeout, LONGEST)),
             kills=terms.kills,
         )
         theirs.close()

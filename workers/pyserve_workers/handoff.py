@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
+from errno import EAGAIN, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS
 from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT
 
 from pyserve.descriptors import RESERVE
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BATCH = 4  # connections that are taken before other work has its turn; one, where a request keeps the others waiting
 ASIDE = 0.01  # seconds for which a worker that has more than its share, or no room, leaves the queue to the others
 PASSES = (EAGAIN, ETOOMANYREFS, ENOBUFS, ENOMEM)  # why the queue may take nothing now
+QUEUED = 20_000  # more connections than the queue holds
 SLACK = 1  # connections above its share that a worker may have
 
 
@@ -40,6 +41,7 @@ class Handoff:
         self.outlet, self.inlet = worker.generation.handoff_fds
         self.listening = False  # the queue is in epoll
         self.aside_until = 0.0  # not 0: it is not, for a moment
+        self.shut_down = False  # the queue, by a worker that is not to be trusted
         self.leaving = False  # connections are given away
         self.given = 0
         self.blocked = False  # … but not now: the last try has failed
@@ -51,7 +53,7 @@ class Handoff:
     def listen(self) -> None:
         """Begin to take, if the master lets it."""
         self.leaving = False
-        if self.worker.may_take and not self.listening:
+        if self.worker.may_take and not self.listening and not self.shut_down:
             self.worker.epoll.register(self.inlet, EPOLLIN | EPOLLEXCLUSIVE)
             self.listening = True
 
@@ -97,7 +99,12 @@ class Handoff:
             self.worker.log.error(f"a connection that another worker gave away is lost: {error}")
             return True
         except OSError as error:
-            self.worker.log.error(f"the hand-off queue cannot be read now: {error.strerror}")
+            if error.errno == EPIPE:
+                self.ignore()
+                self.shut_down = True
+                self.worker.log.error("somebody has shut the hand-off queue down: no connection comes from others any more")
+            else:
+                self.worker.log.error(f"the hand-off queue cannot be read now: {error.strerror}")
             return False
         finally:
             shedding.refill()
@@ -135,8 +142,9 @@ class Handoff:
 
     def take_rest(self) -> None:
         """The server stops: what is in the queue is served to its end, like what is in the listeners' queues."""
-        while self.has_room() and self.take_one():
-            pass
+        for _ in range(QUEUED):
+            if not self.has_room() or not self.take_one():
+                return
 
     # Giving.
 

@@ -20,6 +20,7 @@ from pyserve_workers.http1 cimport (
 
 
 cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT
     ssize_t recv(int fd, void *data, size_t size, int flags)
 
 
@@ -76,7 +77,7 @@ cdef class Inbox:
         self.make_room()
         room = self.capacity - self.end
         while True:
-            n = recv(fd, self.data + self.end, room, 0)
+            n = recv(fd, self.data + self.end, room, MSG_DONTWAIT)
             if n >= 0:
                 break
             if errno != EINTR:

@@ -29,11 +29,11 @@ cdef extern from *:
     {
         struct msghdr message;
         if (count == 1)
-            return send(fd, parts[0].iov_base, parts[0].iov_len, flags);
+            return send(fd, parts[0].iov_base, parts[0].iov_len, flags | MSG_DONTWAIT);
         memset(&message, 0, sizeof message);
         message.msg_iov = parts;
         message.msg_iovlen = (size_t)count;
-        return sendmsg(fd, &message, flags);
+        return sendmsg(fd, &message, flags | MSG_DONTWAIT);
     }
     """
     ssize_t outbox_sendmsg(int fd, iovec *parts, int count, int flags) nogil

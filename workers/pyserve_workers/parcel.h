@@ -3,10 +3,14 @@
 #define PYSERVE_PARCEL_H
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #define PARCEL_FORMAT 0x50533032u   /* another one for another layout: generations can have different versions of us */
 #define PARCEL_BYTES 16384          /* of requests that travel along */
@@ -31,11 +35,20 @@ typedef struct {
     char bytes[PARCEL_BYTES];
 } parcel;
 
+#define PARCEL_MOST_FDS 253         /* that anybody can send (SCM_MAX_FD) */
+#define PARCEL_PIDFD 4              /* SCM_PIDFD, which headers of older systems do not have */
+
 /* Room for the descriptors beside a datagram. */
 typedef union {
     struct cmsghdr head;
     char space[CMSG_SPACE(PARCEL_FDS * sizeof(int))];
 } parcel_fds;
+
+/* And for all that a worker that is not to be trusted can have there, by what it sends and by the socket's options. */
+typedef union {
+    struct cmsghdr head;
+    char space[CMSG_SPACE(PARCEL_MOST_FDS * sizeof(int)) + 1024];
+} parcel_beside;
 
 /* `parts` are the bytes, behind a place for the label; `body` is a descriptor, or -1. 0, or errno: EAGAIN, the queue is full; ETOOMANYREFS, too
  * many descriptors are on their way. */
@@ -64,11 +77,25 @@ static inline int parcel_send(int queue, int fd, int body, const parcel_label *l
     return n < 0 ? errno : 0;
 }
 
-/* How many bytes came, the label included, or -errno. What did not come of `fds`, or the kernel could not give us, is
- * -1. */
+/* Takes the first descriptors of a control message, as far as there are places for them, and closes the others. */
+static inline void parcel_take(struct cmsghdr *beside, int fds[PARCEL_FDS], int places)
+{
+    size_t count = (beside->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t index = 0; index < count; index++) {
+        int fd;
+        memcpy(&fd, CMSG_DATA(beside) + index * sizeof fd, sizeof fd);
+        if (index < (size_t)places)
+            fds[index] = fd;
+        else
+            close(fd);
+    }
+}
+
+/* How many bytes came, the label included, also of those for which there is no room; or -errno; EPIPE: the queue was shut
+ * down. What did not come of `fds`, or the kernel could not give us, is -1. */
 static inline ssize_t parcel_receive(int queue, void *data, size_t size, int fds[PARCEL_FDS])
 {
-    parcel_fds room;
+    parcel_beside room;
     struct iovec part = {data, size};
     struct msghdr message;
     struct cmsghdr *beside;
@@ -80,14 +107,40 @@ static inline ssize_t parcel_receive(int queue, void *data, size_t size, int fds
     message.msg_controllen = sizeof room.space;
     fds[0] = fds[1] = -1;
     do
-        n = recvmsg(queue, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        n = recvmsg(queue, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
-    beside = CMSG_FIRSTHDR(&message);
-    if (beside && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS)
-        memcpy(fds, CMSG_DATA(beside), beside->cmsg_len - CMSG_LEN(0));
+    for (beside = CMSG_FIRSTHDR(&message); beside; beside = CMSG_NXTHDR(&message, beside))
+        if (beside->cmsg_level == SOL_SOCKET && (beside->cmsg_type == SCM_RIGHTS || beside->cmsg_type == PARCEL_PIDFD))
+            parcel_take(beside, fds, beside->cmsg_type == SCM_RIGHTS ? PARCEL_FDS : 0);
+    if (n == 0 && message.msg_controllen == 0) {   /* an empty message, or the end */
+        struct pollfd end = {queue, POLLRDHUP, 0};
+        if (poll(&end, 1, 0) > 0)
+            return -EPIPE;
+    }
     return n;
+}
+
+/* Makes what came a connection that cannot keep us waiting: whoever sent it may have left it in any state. 0: it is not
+ * one. */
+static inline int parcel_is_connection(int fd)
+{
+    struct linger none = {0, 0};
+    socklen_t size = sizeof(int);
+    int type, flags;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_STREAM)
+        return 0;
+    flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && !fcntl(fd, F_SETFL, flags | O_NONBLOCK) &&
+           !setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
+
+/* Is that file there as far as that? */
+static inline int parcel_is_body(int fd, uint64_t size)
+{
+    struct stat about;
+    return !fstat(fd, &about) && S_ISREG(about.st_mode) && (uint64_t)about.st_size >= size;
 }
 
 #endif

@@ -41,6 +41,8 @@ cdef extern from "parcel.h" nogil:
     int PARCEL_FORMAT, PARCEL_BYTES, PARCEL_FDS
     int parcel_send(int queue, int fd, int body, const parcel_label *label, iovec *parts, int count)
     ssize_t parcel_receive(int queue, void *data, size_t size, int *fds)
+    bint parcel_is_connection(int fd)
+    bint parcel_is_body(int fd, uint64_t size)
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -159,7 +161,7 @@ def receive(int queue, Context context, list listeners):
     """The next connection of the queue and the epoll events it wants (0: it had to be closed); None if none is there.
 
     Its bytes are understood already: a complete request makes it ``pending``. LostError says that one came and could not be
-    had; OSError that the queue cannot be read.
+    had; OSError that the queue cannot be read, EPIPE for good. Any worker can put anything there: nothing of it is believed.
     """
     cdef parcel packet
     cdef Connection connection
@@ -169,40 +171,58 @@ def receive(int queue, Context context, list listeners):
         return None
     if n < 0:
         raise OSError(-n, strerror(-n))
-    if fds[0] < 0:
-        raise LostError("there was no descriptor for it")
-    n -= sizeof(parcel_label)
-    if n < 0 or packet.label.format != <uint32_t>PARCEL_FORMAT or packet.label.listener >= len(listeners):
+    fault = fault_of(&packet, n, fds, len(listeners))
+    if fault is not None:
         close_both(fds)
-        raise LostError("another version of pyserve sent it")
-    if packet.label.has_body and fds[1] < 0:
-        close_both(fds)
-        raise LostError("there was no descriptor for its request's body")
-    connection = made(context, fds[0], listeners[packet.label.listener], &packet.label, packet.bytes, n)
+        raise LostError(fault)
+    connection = made(
+        context, fds[0], listeners[packet.label.listener], &packet.label, packet.bytes, n - sizeof(parcel_label)
+    )
     if packet.label.has_body:
         connection.inbox.body = filed_body(fds[1], packet.label.body)
+    elif fds[1] >= 0:
+        close_fd(fds[1])
     return connection, resume(connection)
 
 
+cdef str fault_of(parcel *packet, ssize_t n, int *fds, size_t listeners):
+    """What is wrong with a message of so many bytes, and with what came beside it; None: nothing."""
+    cdef parcel_label *label = &packet.label
+    if fds[0] < 0:
+        return "there was no descriptor for it"
+    if n < <ssize_t>sizeof(parcel_label) or n > <ssize_t>sizeof(parcel) or label.format != <uint32_t>PARCEL_FORMAT:
+        return "another version of pyserve sent it"
+    if label.listener >= listeners or label.host_length > sizeof(label.host):
+        return "it says what cannot be"
+    if not parcel_is_connection(fds[0]):
+        return "it is none"
+    if label.has_body and fds[1] < 0:
+        return "there was no descriptor for its request's body"
+    if label.has_body and not parcel_is_body(fds[1], label.body):
+        return "its request's body is not all there"
+    return None
+
+
 cdef void close_both(int *fds) noexcept:
-    close_fd(fds[0])
-    if fds[1] >= 0:
-        close_fd(fds[1])
+    cdef int index
+    for index in range(2):
+        if fds[index] >= 0:
+            close_fd(fds[index])
 
 
 cdef Connection made(Context context, int fd, object about, parcel_label *label, const char *data, size_t size):
     cdef Connection connection = Connection.__new__(Connection)
     cdef Inbox inbox
-    cdef uint64_t timeout
+    cdef uint64_t timeout, now = clock_now()   # what began after that ends no later for it
     connection.begin(context, fd, about)
     if label.host_length:
-        connection.names(label.host[:label.host_length].decode(), str(label.port))
+        connection.names(label.host[:label.host_length].decode(errors="replace"), str(label.port))
     else:
         connection.names(None, None)
     connection.state = S_IDLE if label.idle else S_HEAD
     timeout = timeout_of(connection, label.idle)
-    connection.due = label.since + timeout if timeout else 0
-    connection.held_since = label.held_since
+    connection.due = min(label.since, now) + timeout if timeout else 0
+    connection.held_since = min(label.held_since, now)
     inbox = connection.inbox
     if size:
         inbox.make_room()

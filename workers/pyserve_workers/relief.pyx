@@ -136,14 +136,16 @@ cdef class Relief:
 
 
 cdef void *listen(void *argument) noexcept nogil:
-    cdef uint64_t rings
+    cdef char rings[4096]
+    cdef ssize_t n
     cdef int bell
     with gil:
         bell = (<Relief>argument).bell
     while True:
-        if read(bell, &rings, sizeof(rings)) == sizeof(rings):
+        n = read(bell, rings, sizeof(rings))   # all that there have been meanwhile
+        if n > 0:
             ring(argument)
-        elif errno != EINTR:
+        elif n == 0 or errno != EINTR:   # 0: the master is gone
             return NULL
 
 

@@ -56,7 +56,7 @@ class Worker(ABC):
     late_request: type[RequestTimeout] = RequestTimeout  # what is raised in the app
     stacks_fd = -1  # its stack file
     telling_stacks = False
-    bell_fd = -1  # an eventfd: the master asks it to give away what waits behind a long request
+    bell_fd = -1  # a pipe's end: the master asks it to give away what waits behind a long request
 
     def __init__(self, generation: Generation, channel: Channel, number: int, slot: int) -> None:
         self.generation = generation

@@ -1,0 +1,119 @@
+"""The scoreboard, which every worker can write to, in whoever's slot."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from hostile_worker.shell import Shell, hostile
+from pyserve import statuspage
+from pyserve.control import VERSION
+from support.processes import GENEROUS
+
+pytestmark = pytest.mark.usefixtures("worker_class")
+
+BOARD = """
+worker = whole()
+board = worker.generation.scoreboard
+own = int(worker.slot.get("pid"))
+"""
+
+SIZES = {
+    "cut": "os.ftruncate(board.fd, 0)",
+    "cut a little": "os.ftruncate(board.fd, SLOT_SIZE * SLOTS - 1)",
+    "grown": "os.ftruncate(board.fd, SLOT_SIZE * SLOTS * 2)",
+    "grown by writing": "os.pwrite(board.fd, b'x', SLOT_SIZE * SLOTS)",
+    "sealed": "fcntl.fcntl(board.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)",
+    "sealed for others": "fcntl.fcntl(board.fd, fcntl.F_ADD_SEALS, 16)",  # F_SEAL_FUTURE_WRITE
+}
+
+
+@pytest.mark.parametrize("change", SIZES.values(), ids=SIZES)
+def test_it_keeps_its_size(shared: Shell, change: str) -> None:
+    """Else whoever looks next, the master before all, would die of a SIGBUS."""
+    shared.run(f"""{BOARD}
+try:
+    {change}
+except OSError:
+    pass
+else:
+    raise AssertionError("it can be changed")
+""")
+    shared.is_well()
+
+
+def test_holes_read_as_zeros(shared: Shell) -> None:
+    """They can be punched: nothing is there then, as in a slot that is free."""
+    before = shared.server.workers()
+    shared.run(f"""{BOARD}
+import ctypes
+ctypes.CDLL(None).fallocate(board.fd, 3, ctypes.c_long(0), ctypes.c_long(SLOT_SIZE * SLOTS))
+""")
+    shared.is_well(workers=1)  # they do not know any more that they are two, and so do not take turns
+    assert shared.server.workers() == before
+
+
+FILL = {
+    "ones": "b'\\xff' * SLOT_SIZE",
+    "zeros": "bytes(SLOT_SIZE)",
+    "at random": "os.urandom(SLOT_SIZE)",
+    "the largest that is a signed one": "(b'\\xff' * 7 + b'\\x7f') * (SLOT_SIZE // 8)",
+    "ones, as numbers": "(b'\\x01' + bytes(7)) * (SLOT_SIZE // 8)",
+}
+ALWAYS = """
+program = '''
+import mmap, os, sys, time
+from pyserve.scoreboard import SLOT_SIZE, SLOTS
+parent = os.getppid()
+board = mmap.mmap(int(sys.argv[1]), SLOT_SIZE * SLOTS)
+while os.getppid() == parent:
+    for index in range(SLOTS):
+        board[index * SLOT_SIZE : (index + 1) * SLOT_SIZE] = {content}
+    time.sleep(0.02)
+'''
+fd = os.dup(board.fd)
+os.set_inheritable(fd, True)
+os.posix_spawn(sys.executable, [sys.executable, "-c", program, str(fd)], os.environ)
+"""
+
+
+def status(path: Path) -> str:
+    """What pyservectl shows."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(GENEROUS)
+        control.connect(str(path))
+        control.sendall(json.dumps({"version": VERSION, "command": "status"}).encode() + b"\n")
+        with control.makefile("rb") as lines:
+            return statuspage.page(json.loads(next(lines)))
+
+
+@pytest.mark.parametrize("content", FILL.values(), ids=FILL)
+def test_rubbish_in_every_slot(worker_class: str, tmp_path: Path, content: str) -> None:
+    """Through a status, an exclusive request, a reload, the end of a worker, and the end of all."""
+    everything = ("--max-requests", "100000", "--max-memory", "100G", "--control-socket", "ctl", "--graceful-timeout", "5")
+    with hostile(tmp_path, *everything) as shell:
+        server = shell.server
+        shell.run(BOARD + ALWAYS.format(content=content.replace("\\", "\\\\")))
+        lives(shell)
+        assert "workers serve" in status(tmp_path / "ctl")
+        shell.attack('ask_alone(ticket(), drain_timeout="0.5"); time.sleep(0.2); kept.clear()')
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload done|rolled back|reload aborted")
+        lives(shell)
+        shell.attack("os.kill(os.getpid(), 9)")
+        lives(shell)
+        server.signal(signal.SIGTERM)
+        assert server.wait() in (0, 70)
+        assert "BUG" not in server.log
+
+
+def lives(shell: Shell) -> None:
+    """The master hears. Whether a worker serves is for the one to say that has its hands on everybody's numbers."""
+    server, before = shell.server, shell.server.log.count("log files reopened")
+    server.signal(signal.SIGUSR1)
+    server.wait_for(lambda: server.process.poll() is not None or server.log.count("log files reopened") > before)
+    assert server.process.poll() is None, server.log
