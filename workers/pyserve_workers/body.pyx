@@ -8,7 +8,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_XDECREF
-from libc.errno cimport errno
+from libc.errno cimport EBUSY, errno
 from libc.string cimport memchr, memcpy
 from posix.unistd cimport close as close_fd
 
@@ -36,7 +36,11 @@ cdef Py_ssize_t PART = 65536      # how much of a spool file is read at once for
 @cython.final
 @cython.freelist(8)
 cdef class Body:
-    """``wsgi.input`` of PEP 3333. All bytes are there, so no read waits; after the end every read gives b""."""
+    """``wsgi.input`` of PEP 3333. All bytes are there, so no read waits; after the end every read gives b"".
+
+    One thread reads at a time, and another's attempt meanwhile is a RuntimeError: who reads from the spool file gives up
+    the GIL, and stays the owner of ``data``, ``fd`` and the positions until it leaves.
+    """
 
     def __cinit__(self):
         self.fd = -1
@@ -87,6 +91,8 @@ cdef class Body:
     cdef int move_to_file(self) noexcept:
         """Has all its bytes in a file, as another process can have it, of memory if it is none yet: 0, or an errno."""
         cdef int fd, failure = 0
+        if self.busy:
+            return EBUSY
         if self.fd >= 0:
             return 0
         fd = memfd_create("pyserve-body", MFD_CLOEXEC)
@@ -105,11 +111,14 @@ cdef class Body:
         return 0
 
     cdef void release(self) noexcept:
-        """The request is over: gives a spool file back even if the app has kept this object."""
-        if self.fd >= 0:
-            close_fd(self.fd)
-            self.fd = -1
-            self.over = True
+        """The request is over: gives a spool file back even if the app has kept this object. A thread of the app's that
+        is reading closes it as it leaves: the loop does not wait for that thread's disk."""
+        with cython.critical_section(self):
+            if self.fd >= 0:
+                self.over = True
+                if not self.busy:
+                    close_fd(self.fd)
+                    self.fd = -1
 
     cdef uint64_t size(self) noexcept:
         return self.spooled if self.fd >= 0 else self.length
@@ -122,29 +131,35 @@ cdef class Body:
 
     def read(self, size=None):
         """Up to ``size`` bytes, all that is left without one."""
-        return self.take(-1 if size is None else size)
+        return self.next_bytes(-1 if size is None else size)
 
     def readline(self, size=None):
         """The next line with its end, or its first ``size`` bytes."""
-        return self.line(-1 if size is None else size)
+        return self.next_line(-1 if size is None else size)
 
     def readlines(self, hint=None):
         """The lines that are left; stops after the one that brings their size to ``hint``."""
         cdef Py_ssize_t total = 0, bound = -1 if hint is None else hint
         lines = []
-        while True:
-            line = self.line(-1)
-            if not line:
-                return lines
-            lines.append(line)
-            total += len(line)
-            if 0 < bound <= total:
-                return lines
+        if self.is_at_end():
+            return lines
+        self.occupy()
+        try:
+            while True:
+                line = self.line(-1)
+                if not line:
+                    return lines
+                lines.append(line)
+                total += len(line)
+                if 0 < bound <= total:
+                    return lines
+        finally:
+            self.leave()
 
     def readinto(self, buffer):
         """Fills a writable buffer from the body; returns how many bytes it took."""
         view = memoryview(buffer).cast("B")
-        data = self.take(len(view))
+        data = self.next_bytes(len(view))
         view[: len(data)] = data
         return len(data)
 
@@ -152,7 +167,7 @@ cdef class Body:
         return self
 
     def __next__(self):
-        line = self.line(-1)
+        line = self.next_line(-1)
         if not line:
             raise StopIteration
         return line
@@ -163,10 +178,47 @@ cdef class Body:
     def close(self):
         """Does nothing: the server owns the input (PEP 3333)."""
 
+    cdef bint is_at_end(self) noexcept:
+        """Of a body in memory. EMPTY is never occupied, since all threads have it."""
+        return self.fd < 0 and not self.over and self.position == self.length
+
+    cdef int occupy(self) except -1:
+        """Only this thread may read, until it leaves."""
+        with cython.critical_section(self):
+            if self.over:
+                raise ValueError("wsgi.input was read after its request had ended")
+            if self.busy:
+                raise RuntimeError("wsgi.input is being read by another thread: read it in one, or take turns")
+            self.busy = True
+        return 0
+
+    cdef void leave(self) noexcept:
+        with cython.critical_section(self):
+            self.busy = False
+            if self.over:   # meanwhile
+                close_fd(self.fd)
+                self.fd = -1
+
+    cdef object next_bytes(self, Py_ssize_t size):
+        if self.is_at_end():
+            return b""
+        self.occupy()
+        try:
+            return self.take(size)
+        finally:
+            self.leave()
+
+    cdef object next_line(self, Py_ssize_t size):
+        if self.is_at_end():
+            return b""
+        self.occupy()
+        try:
+            return self.line(size)
+        finally:
+            self.leave()
+
     cdef object take(self, Py_ssize_t size):
         cdef Py_ssize_t left = self.length - self.position
-        if self.over:
-            raise ValueError("wsgi.input was read after its request had ended")
         if self.fd >= 0:
             left += self.spooled - self.offset
             return self.take_spooled(left if size < 0 or size > left else size)
@@ -206,8 +258,6 @@ cdef class Body:
         cdef const char *start
         cdef const char *end
         pieces = None
-        if self.over:
-            raise ValueError("wsgi.input was read after its request had ended")
         while True:
             left = self.length - self.position
             if left == 0 and self.fd >= 0 and size != 0 and self.refill():
