@@ -153,7 +153,7 @@ class Server:
                 return False
             if fd in self.connections:
                 self.way.serve(self, self.connections[fd], events)
-            else:
+            elif fd == self.listener.fileno():
                 self.accept(fd)
         if self.access_log is not None:
             self.access_log.flush()
@@ -250,10 +250,15 @@ class Client:
         return bool(data)
 
     def take(self, size: int) -> bytes:
-        while len(self.buffer) < size:
-            assert self.more(), f"closed in the middle: {self.buffer!r}"
-        data, self.buffer = self.buffer[:size], self.buffer[size:]
-        return data
+        parts, taken = [], 0
+        while taken + len(self.buffer) < size:  # a small window makes it many pieces
+            parts.append(self.buffer)
+            taken += len(self.buffer)
+            self.buffer = b""
+            assert self.more(), f"closed in the middle: {b''.join(parts)!r}"
+        parts.append(self.buffer[: size - taken])
+        self.buffer = self.buffer[size - taken :]
+        return b"".join(parts)
 
     def take_until(self, mark: bytes) -> bytes:
         while mark not in self.buffer:
@@ -282,10 +287,13 @@ class Client:
 
     def rest(self) -> bytes:
         """What comes until the server closes."""
-        while self.more():
-            pass
-        data, self.buffer = self.buffer, b""
-        return data
+        parts = []
+        more = True
+        while more:
+            parts.append(self.buffer)
+            self.buffer = b""
+            more = self.more()
+        return b"".join(parts)
 
     def closed(self) -> bool:
         """Nothing more comes, in order."""

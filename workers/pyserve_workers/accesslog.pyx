@@ -13,6 +13,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove
 from posix.unistd cimport getpid
 
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+
 from pyserve.errors import ConfigError
 
 from pyserve_workers.http1 cimport h1_field, h1_head, h1_span
@@ -437,10 +440,10 @@ cdef class AccessLog:
 
     cdef int put_variable(self, dict environ, bytes name) except -1:
         cdef bytes text
-        value = None if environ is None else environ.get(name.decode())
         try:
-            text = b"" if value is None else str(value).encode("utf-8", "replace")
-        except Exception:   # an object of the app's, whose fault must not cost the response that has been made
+            value = None if environ is None else environ.get(name.decode())
+            text = b"" if value is None else str.encode(str(value), "utf-8", "replace")
+        except BaseException:   # an object of the app's, whose fault must not cost the response that has been made
             text = b""
         return self.put_escaped(text, len(text))
 
@@ -454,10 +457,9 @@ cdef class AccessLog:
         value = entry.base + field.value.offset
         if field.value.length < 7 or not octets_equal(value, 6, b"basic ", 6):
             return self.put(b"-", 1)
-        from binascii import Error, a2b_base64
         try:
             user = a2b_base64(value[6:field.value.length]).partition(b":")[0]
-        except Error:
+        except Base64Error:
             user = b""
         return self.put_escaped(user, len(user))
 

@@ -655,6 +655,9 @@ cdef class Connection(Client):
         self.inbox.close()
         self.outbox.close()
         self.drop_response()
+        if self.outbox.busy:   # a thread of the app's may be waiting for the descriptor
+            self.is_open = False
+            self.outbox.owns_fd = True
         self.part()
         return N_CLOSED
 

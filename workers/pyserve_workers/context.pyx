@@ -250,6 +250,7 @@ cdef class Context:
         request is in the app, so that its timeout does not count a slow client's time."""
         cdef bint running = self.running
         cdef uint64_t started = self.slot.request_start
+        cdef uint64_t left = self.left
         cdef uint64_t began = clock_now()
         self.running = False
         self.slot.request_start = 0
@@ -258,9 +259,10 @@ cdef class Context:
                 return self.wait_writable(fd, patience / 1e9 if patience else None)
             return self.poll_writable(fd, began, patience)
         finally:
-            self.running = running
-            if started:
-                self.slot.request_start = started + (clock_now() - began)
+            if self.left == left:   # else a thread of the app's has waited, longer than its request has run
+                self.running = running
+                if started:
+                    self.slot.request_start = started + (clock_now() - began)
 
     cdef bint poll_writable(self, int fd, uint64_t began, uint64_t patience) except -1:
         cdef pollfd entry

@@ -15,6 +15,7 @@ cdef extern from "Python.h":
 from pyserve.errors import ClientGone, RequestTimeout
 
 from pyserve_workers.context cimport Context
+from pyserve_workers.failure import describe
 from pyserve_workers.filewrapper import FileWrapper, on_disk
 from pyserve_workers.outbox cimport OUT_GONE
 from pyserve_workers.response cimport STAGED, Response
@@ -57,6 +58,7 @@ cdef int exchange(Context context, Response response, object start_response, dic
         fail(context, response, environ, error)
     finally:
         set_running(context, response, False)
+        response.stop()
         if type(iterable) is not list and type(iterable) is not tuple and iterable is not None:
             close(context, response, environ, iterable)
     if response.excess or response.short:
@@ -92,7 +94,7 @@ cdef bint send_file(Response response, object iterable) except -1:
     if type(iterable) is not FileWrapper or response.stage != STAGED:
         return False
     place = on_disk(iterable)
-    if place is None:
+    if place is None or response.stage != STAGED:   # a thread of the app's may have come in between
         return False
     response.put_file(place[0], place[1], place[2])
     response.finish()
@@ -118,20 +120,20 @@ cdef int close(Context context, Response response, dict environ, object iterable
 
 cdef int fail(Context context, Response response, dict environ, object error) except -1:
     """The app raised: 500, or 504 for a request that took too long, if the head has not gone; else a cut."""
-    cdef int status = 504 if isinstance(error, RequestTimeout) else 500
-    cdef bint late = response.head_is_sent()
-    if isinstance(error, ClientGone):
+    cdef type kind = type(error)   # isinstance() might ask the app's error what it is
+    cdef int status = 504 if issubclass(kind, RequestTimeout) else 500
+    cdef bint late
+    if issubclass(kind, ClientGone):
         response.keep_alive = False
         return 0
     if response.taken:
-        if not isinstance(error, StopIteration):   # with which Flask-Sock ends
+        if not issubclass(kind, StopIteration):   # with which Flask-Sock ends
             context.log.error(f"{name_of(environ)}: failed after it had taken the connection\n{described(error)}")
         return 0
+    why = ": it was interrupted" if status == 504 else f"\n{described(error)}"   # of the former a line before tells more
+    late = response.head_is_sent()   # now: the error's __str__ is the app's, too
     what = "cut in the middle of its response" if late else f"answered with {status}"
-    if status == 504:
-        context.log.error(f"{name_of(environ)}: {what}: it was interrupted")   # why is on a line before
-    else:
-        context.log.error(f"{name_of(environ)}: {what}\n{described(error)}")
+    context.log.error(f"{name_of(environ)}: {what}{why}")
     if late:
         response.keep_alive = False
         response.cut = True
@@ -151,12 +153,13 @@ cdef int report_length(Context context, Response response, dict environ) except 
 
 
 cdef str name_of(dict environ):
-    """The request, for the log."""
-    peer = environ.get("REMOTE_ADDR") or "a unix socket"
-    return f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI')} from {peer}"
+    """The request, for the log. The environ is the app's: what it has put there may raise when it is looked at."""
+    try:
+        peer = environ.get("REMOTE_ADDR") or "a unix socket"
+        return f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI')} from {peer}"
+    except BaseException:
+        return "a request whose environ cannot be read any more"
 
 
 cdef str described(object error):
-    from pyserve_workers.failure import describe   # needs traceback, which takes long to import
-
     return describe(error)

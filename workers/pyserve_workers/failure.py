@@ -38,7 +38,7 @@ def report(error: BaseException, frames: TracebackType | None, *, without_ours: 
         if without_ours:
             strip(found, set())
         return "".join(found.format()).rstrip("\n")
-    except Exception as failure:  # noqa: BLE001  (what a class of the app's may do instead of giving its text)
+    except BaseException as failure:  # noqa: BLE001  (what a class of the app's may do instead of giving its text)
         why = f"{type(error).__qualname__}, whose text cannot be had ({type(failure).__qualname__})"
         return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(frames), why])
 

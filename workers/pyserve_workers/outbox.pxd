@@ -23,6 +23,8 @@ ctypedef struct text:
 cdef class Outbox:
     cdef Context context
     cdef int fd
+    cdef bint doomed               # it was closed while it was busy
+    cdef bint owns_fd              # its connection has closed while it was busy
     cdef readonly int failure      # errno of what made it OUT_GONE
     cdef readonly uint64_t sent    # bytes that the kernel has taken, over the connection's life
     cdef bint bunch                # a whole response may wait in the kernel for others
@@ -30,6 +32,7 @@ cdef class Outbox:
     cdef bint last                 # the connection is (half-)closed as soon as all is sent
     cdef bint blocked              # the last attempt found the kernel's buffer full
     cdef size_t untried            # bytes that came since then
+    cdef bint busy                 # a response is adding to it: see Response.occupy()
     cdef bint waiting              # a writer waits for the client
     cdef uint64_t waited           # ns that writers have waited for it during this request
     cdef uint64_t credit           # ns that are left of what the client has earned meanwhile: see rate.h
@@ -50,6 +53,8 @@ cdef class Outbox:
     cdef uint64_t file_offset, file_left
 
     cdef void close(self) noexcept
+    cdef void leave(self) noexcept
+    cdef void strand(self) noexcept
     cdef void rest(self) noexcept
     cdef bint is_empty(self) noexcept
     cdef bint holds_only_memory(self) noexcept

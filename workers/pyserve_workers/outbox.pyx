@@ -9,7 +9,7 @@ client went away: that is OUT_GONE, and `failure` says why.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, EINTR, ENODATA, ENOMEM, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENODATA, ENOMEM, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close as close_fd
@@ -40,6 +40,8 @@ cdef extern from *:
     ssize_t sendfile(int out, int source, ssize_t *offset, size_t size) nogil
     int MSG_MORE
     int MSG_NOSIGNAL
+    int SHUT_RDWR
+    int shutdown(int fd, int how)
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
@@ -67,7 +69,7 @@ cdef enum:
 
 @cython.final
 cdef class Outbox:
-    """Made by a connection for its descriptor, which stays the connection's own."""
+    """Made by a connection for its descriptor, which stays the connection's own unless ``owns_fd`` says otherwise."""
 
     def __cinit__(self):
         self.fd = self.spool_fd = self.file_fd = -1
@@ -76,7 +78,10 @@ cdef class Outbox:
         self.close()
 
     cdef void close(self) noexcept:
-        """Drops everything that is unsent."""
+        """Drops everything that is unsent; of one that is busy, when it is left."""
+        self.doomed = self.busy
+        if self.busy:
+            return
         if self.data is not NULL:
             if self.capacity == BLOCK_SIZE:
                 self.context.give_block(self.data)
@@ -97,6 +102,21 @@ cdef class Outbox:
             close_fd(self.file_fd)
             self.file_fd = -1
         self.file_left = 0
+
+    cdef void leave(self) noexcept:
+        """Whoever was adding to it has done so, or failed."""
+        self.busy = False
+        if self.doomed:
+            self.close()
+        if self.owns_fd:
+            self.owns_fd = False
+            close_fd(self.fd)
+
+    cdef void strand(self) noexcept:
+        """The response is over, and a thread of the app's is still adding to it. Nobody waits for that thread: it finds
+        the connection lost, and closes the descriptor that it may be waiting for."""
+        self.failure = ECONNABORTED
+        shutdown(self.fd, SHUT_RDWR)
 
     cdef void rest(self) noexcept:
         """The connection is idle: its buffer goes back to the pool."""
@@ -269,7 +289,7 @@ cdef class Outbox:
             data += room
             size -= room
             if room == 0:
-                if not self.wait():
+                if not self.failure and not self.wait():
                     return self.lost(ETIMEDOUT)
                 if self.flush() == OUT_GONE:
                     return OUT_GONE

@@ -39,6 +39,8 @@ cdef class Response:
     cdef void begin(self, Context context, Outbox outbox, bint http11, bint head_request, bint keep_alive)
     cdef void end(self)
     cdef void drop(self)
+    cdef void stop(self) noexcept
+    cdef Outbox occupy(self, str what)
     cdef bint head_is_sent(self) noexcept
     cdef bint repeat_head(self, object status, list headers) except -1
     cdef int remember_head(self, object status, list headers) except -1
@@ -49,8 +51,12 @@ cdef class Response:
     cdef int commit(self) except -1
     cdef int head_only(self) except -1
     cdef int put(self, object data) except -2
+    cdef int put_part(self, Outbox outbox, object data) except -2
     cdef int put_sequence(self, object chunks) except -2
+    cdef bint put_whole(self, Outbox outbox, object chunks, uint64_t total) except -1
     cdef int put_file(self, int fd, uint64_t offset, uint64_t size) except -2
+    cdef int put_part_of_file(self, Outbox outbox, int fd, uint64_t offset, uint64_t size) except -2
     cdef int finish(self) except -2
+    cdef int put_end(self, Outbox outbox) except -2
     cdef int plain(self, int status, str text) except -1
     cdef void drop_head(self) noexcept

@@ -9,6 +9,7 @@ the connection.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE, PyList_GetSlice
 from libc.errno cimport errno
 from libc.string cimport memcpy
 from posix.unistd cimport pread
@@ -126,13 +127,36 @@ cdef class Response:
         """It is not used again by the server."""
         self.writer = None   # which refers to this object
 
+    cdef void stop(self) noexcept:
+        """Nothing that the app says from here on is sent."""
+        self.stage = DONE
+        if self.outbox.busy:   # by a thread of the app's
+            self.keep_alive = False
+            self.cut = True
+            self.outbox.strand()
+
+    cdef Outbox occupy(self, str what):
+        """The outbox, for the caller alone until it leaves it: who spools or waits for the client gives up the GIL.
+        RuntimeError if another thread or greenlet of the app's is in there."""
+        cdef Outbox outbox = self.outbox
+        with cython.critical_section(outbox):
+            if outbox.busy:
+                raise RuntimeError(f"{what} while another thread was sending a part of the response")
+            outbox.busy = True
+        return outbox
+
     cdef bint head_is_sent(self) noexcept:
         return self.stage >= COMMITTED
 
     # The app's side
 
     def start_response(self, status, headers, exc_info=None):
-        """PEP 3333's callable; returns write(). TypeError or ValueError for a status or header that cannot be sent."""
+        """PEP 3333's callable; returns write(). TypeError or ValueError for a status or header that cannot be sent.
+
+        A list's and a tuple's items are what they hold, whatever the methods of a subclass say: nothing of the app's
+        runs between the look at a head and its writing.
+        """
+        cdef Outbox outbox
         if self.outbox is None:
             raise RuntimeError("start_response was called after its request had ended")
         if exc_info is not None:
@@ -147,35 +171,51 @@ cdef class Response:
             raise RuntimeError("start_response was called a second time without exc_info")
         if not isinstance(headers, list):
             raise TypeError(f"the response headers must be a list, not {type(headers).__name__}")
-        self.stage = FRESH   # until the new head has proved to be sound
-        if not self.repeat_head(status, <list>headers):
-            self.set_head(status, <list>headers)
-            self.remember_head(status, <list>headers)
+        if self.context.seen_head is None:   # without a GIL the list may change meanwhile
+            headers = PyList_GetSlice(headers, 0, PyList_GET_SIZE(headers))
+        outbox = self.occupy("start_response was called")
+        try:
+            self.stage = FRESH   # until the new head has proved to be sound
+            if not self.repeat_head(status, <list>headers):
+                self.set_head(status, <list>headers)
+                self.remember_head(status, <list>headers)
+        finally:
+            outbox.leave()
         return self.writer
 
     def write(self, data):
         """PEP 3333's imperative way to send a part of the body."""
         if self.outbox is None:
             raise RuntimeError("write() was called after its request had ended")
+        if self.stage == DONE and not self.taken:
+            raise RuntimeError("write() was called after its response had ended")
         self.put(data)
 
     def take_over(self):
         """A duplicate of the client's descriptor, for an app that goes on in another protocol. RuntimeError if it is too
         late for that."""
-        cdef int fd
+        cdef int fd, state
+        cdef Outbox outbox
         if self.outbox is None:
             raise RuntimeError("the client's socket was used after its request had ended")
         if self.stage >= COMMITTED:
             raise RuntimeError("the client's socket was used after the response had begun")
-        if self.outbox.flush() != OUT_EMPTY:   # responses to requests before this one
-            raise RuntimeError("the client's socket was used before the client had read the earlier responses")
-        fd = fcntl(self.outbox.fd, F_DUPFD_CLOEXEC, 3)
-        if fd < 0:
-            raise OSError(errno, "the client's socket cannot be duplicated")
-        self.taken = self.bodiless = True
-        self.stage = DONE
-        self.keep_alive = False
-        self.status = 101
+        outbox = self.occupy("the client's socket was used")
+        try:
+            state = outbox.flush()   # responses to requests before this one
+            if state == OUT_GONE:
+                self.drop_head()   # which lay behind them
+            if state != OUT_EMPTY:
+                raise RuntimeError("the client's socket was used before the client had read the earlier responses")
+            fd = fcntl(outbox.fd, F_DUPFD_CLOEXEC, 3)
+            if fd < 0:
+                raise OSError(errno, "the client's socket cannot be duplicated")
+            self.taken = self.bodiless = True
+            self.stage = DONE
+            self.keep_alive = False
+            self.status = 101
+        finally:
+            outbox.leave()
         return fd
 
     # The head
@@ -200,12 +240,12 @@ cdef class Response:
 
     cdef int remember_head(self, object status, list headers) except -1:
         """The head that is staged may come again. One that ends the connection is not worth it."""
-        cdef SeenHead seen
-        if self.context.seen_head is None or not self.keep_alive or not is_kept(headers):
+        cdef SeenHead seen, before = self.context.seen_head
+        if before is None or not self.keep_alive or not is_kept(headers):
             return 0
         seen = SeenHead.__new__(SeenHead)
         seen.status = status
-        seen.headers = list(headers)
+        seen.headers = PyList_GetSlice(headers, 0, PyList_GET_SIZE(headers))   # list() would ask a subclass's __iter__
         seen.text = PyBytes_FromStringAndSize(self.outbox.data + self.outbox.end, self.staged)
         seen.fields = self.fields
         seen.code = self.status
@@ -213,7 +253,7 @@ cdef class Response:
         seen.has_server = self.has_server
         seen.declared = self.declared
         seen.length = self.length
-        self.context.seen_head = seen
+        self.context.seen_head = seen   # `before` goes only now: what it held may have a __del__ that comes back here
         return 0
 
     cdef void head_is_staged(self) noexcept:
@@ -366,16 +406,23 @@ cdef class Response:
 
     cdef int put(self, object data) except -2:
         """A part of the body. 1 when no more is wanted: the client is gone, or the response has no room for it."""
-        cdef char line[20]
-        cdef Text before, part, after
-        cdef size_t size
+        cdef Outbox outbox
         if not isinstance(data, bytes):
             raise TypeError(f"the body must consist of bytes, not {type(data).__name__}")
         if self.stage == FRESH:
             raise RuntimeError("the app gave a part of the body before it called start_response")
-        size = PyBytes_GET_SIZE(data)
-        if size == 0:
+        if PyBytes_GET_SIZE(data) == 0:
             return 0
+        outbox = self.occupy("a part of the body was given")
+        try:
+            return self.put_part(outbox, data)
+        finally:
+            outbox.leave()
+
+    cdef int put_part(self, Outbox outbox, object data) except -2:
+        cdef char line[20]
+        cdef Text before, part, after
+        cdef size_t size = PyBytes_GET_SIZE(data)
         if self.stage == STAGED:
             if self.single and not self.declared:
                 self.declared = True
@@ -394,22 +441,39 @@ cdef class Response:
         self.sent += size
         part.data = PyBytes_AS_STRING(data)
         part.size = size
-        self.outbox.whole = self.declared and self.sent == self.length
-        if size and self.outbox.write(before, part, after) == OUT_GONE:
+        outbox.whole = self.declared and self.sent == self.length
+        if size and outbox.write(before, part, after) == OUT_GONE:
             return 1
         return self.excess
 
     cdef int put_sequence(self, object chunks) except -2:
         """The whole body, as a list or tuple."""
         cdef uint64_t total = 0
-        cdef size_t size
-        cdef bint continued = self.stage == COMMITTED   # the app has used write() before
+        cdef Outbox outbox
+        cdef bint whole
         if self.stage == FRESH:
             raise RuntimeError("the app did not call start_response")
+        if self.context.seen_head is None:   # as in start_response
+            chunks = tuple(chunks)
         for data in chunks:
             if not isinstance(data, bytes):
                 raise TypeError(f"the body must consist of bytes, not {type(data).__name__}")
             total += PyBytes_GET_SIZE(data)
+        outbox = self.occupy("the body was given")
+        try:
+            whole = self.put_whole(outbox, chunks, total)
+        finally:
+            outbox.leave()
+        if not whole:
+            for data in chunks:
+                if self.put(data):
+                    return 1
+        return 0
+
+    cdef bint put_whole(self, Outbox outbox, object chunks, uint64_t total) except -1:
+        """The same without a look at the client; False if the items have to be put one by one."""
+        cdef size_t size
+        cdef bint continued = self.stage == COMMITTED   # the app has used write() before
         if self.stage == STAGED:
             # To HEAD an empty list may mean no more than that: GET's length is not known (RFC 9110 8.6).
             if not self.declared and (total or not self.head_request):
@@ -417,26 +481,30 @@ cdef class Response:
                 self.length = total
             self.commit()
         if self.bodiless:
-            return 1
+            return True
         if continued or len(chunks) != 1 and total > ONE_SEND:
-            for data in chunks:
-                if self.put(data):
-                    return 1
-            return 0
+            return False
         for data in chunks:
             size = min(<uint64_t>PyBytes_GET_SIZE(data), self.length - self.sent)
             self.sent += size
             if size < <size_t>PyBytes_GET_SIZE(data):
                 self.excess = True
             if size <= ONE_SEND or not PyBytes_CheckExact(data):
-                self.outbox.add(PyBytes_AS_STRING(data), size)
+                outbox.add(PyBytes_AS_STRING(data), size)
             else:
-                self.outbox.pin(<bytes>data)
-                self.outbox.pinned_left = size
-        return 0
+                outbox.pin(<bytes>data)
+                outbox.pinned_left = size
+        return True
 
     cdef int put_file(self, int fd, uint64_t offset, uint64_t size) except -2:
         """The whole body, as a part of a file whose descriptor stays the app's own."""
+        cdef Outbox outbox = self.occupy("the body was given")
+        try:
+            return self.put_part_of_file(outbox, fd, offset, size)
+        finally:
+            outbox.leave()
+
+    cdef int put_part_of_file(self, Outbox outbox, int fd, uint64_t offset, uint64_t size) except -2:
         cdef ssize_t n
         cdef int copy
         if not self.declared:
@@ -449,17 +517,17 @@ cdef class Response:
         if size == 0:
             return 0
         if size <= ONE_SEND:
-            n = pread(fd, self.outbox.reserve(size), size, offset)
+            n = pread(fd, outbox.reserve(size), size, offset)
             if n < 0:
                 raise OSError(errno, "the file of the response cannot be read")
-            self.outbox.end += n
+            outbox.end += n
             self.sent += n
             return 0
         copy = fcntl(fd, F_DUPFD_CLOEXEC, 3)
         if copy < 0:
             raise OSError(errno, "the file of the response cannot be duplicated")
         self.sent += size
-        return self.outbox.attach(copy, offset, size)
+        return outbox.attach(copy, offset, size)
 
     cdef int head_only(self) except -1:
         """A HEAD request whose head is known: what the body would be is not asked."""
@@ -469,21 +537,29 @@ cdef class Response:
 
     cdef int finish(self) except -2:
         """The body has ended."""
+        cdef Outbox outbox
         if self.stage == FRESH:
             raise RuntimeError("the app did not call start_response")
+        outbox = self.occupy("the response ended")
+        try:
+            return self.put_end(outbox)
+        finally:
+            outbox.leave()
+
+    cdef int put_end(self, Outbox outbox) except -2:
         if self.stage == STAGED:
             if not self.head_request:
                 self.declared = True   # with the app's Content-Length or none, which is 0
             self.commit()
         if not self.bodiless:
             if self.chunked:
-                if self.outbox.keep(b"0\r\n\r\n", 5) == OUT_GONE:   # sent when the connection flushes
+                if outbox.keep(b"0\r\n\r\n", 5) == OUT_GONE:   # sent when the connection flushes
                     return 1
-            elif self.declared and self.sent < self.length and not self.outbox.failure:
+            elif self.declared and self.sent < self.length and not outbox.failure:
                 self.short = True
                 self.keep_alive = False
         self.stage = DONE
-        self.outbox.whole = True
+        outbox.whole = True
         return 0
 
     cdef int plain(self, int status, str text) except -1:
