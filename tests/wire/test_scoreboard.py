@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import pyserve
-from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, REQUEST_LINE, SLOT_SIZE, WORD, Slot
+from pyserve.errors import ClientGone
+from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, OFFSETS, REQUEST_LINE, SLOT_SIZE, WORD, Slot
 from pyserve_workers.connection import Context
 from wire.loop import Server, eventually
 
@@ -46,6 +47,29 @@ def test_counts() -> None:
         assert slot.get("request_start") == 0
         assert sum(slot.get("latency", i) for i in range(LATENCY_BUCKETS)) == 6  # the refused one never was in the app
         assert slot.get("latency_sum") > 0
+
+
+def test_every_status_counts_in_its_group_or_in_none() -> None:
+    """Beside the groups there are other counters: one for a request without an answer was in the bytes sent."""
+
+    def odd(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if not environ["QUERY_STRING"]:
+            raise ClientGone
+        return app(environ, start_response)
+
+    with Server(odd, access_format="%(s)s") as server:
+        slot = slot_of(server)
+        received = b""
+        for query in ("", "200", "599", "600", "999", ""):
+            with server.connect() as client:
+                client.send(f"GET /?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                received += client.rest()
+            assert server.access_line() == f"{query or '000'}\n"
+        assert received.count(b"HTTP/1.1") == 4
+        assert [slot.get("status", i) for i in range(5)] == [0, 1, 0, 0, 3]
+        assert slot.get("requests") == 6
+        assert slot.get("bytes_out") == len(received)
+        assert slot.get("cut") == 0
 
 
 def test_bytes_are_those_of_the_wire() -> None:

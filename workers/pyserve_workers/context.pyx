@@ -323,7 +323,8 @@ cdef class Context:
         slot.latency[bucket] += 1
 
     cdef void count(self, int status) noexcept:
-        """A response has been made."""
-        cdef int group = status // 100
+        """A request is over. `status` is that of its response; 0: there was none. Above 599 it counts as a failure, as
+        clients are to take it (RFC 9110, 15)."""
         self.slot.requests += 1
-        self.slot.status[(group if group < 5 else 5) - 1] += 1
+        if status:
+            self.slot.status[min(status // 100, 5) - 1] += 1
