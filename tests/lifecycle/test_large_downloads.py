@@ -44,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("downloads")
     (folder / "app.py").write_text(APP)
     with (folder / "gigabyte").open("wb") as file:
-        file.truncate(GIGABYTE)  # it takes no space
+        file.write(b"\0")  # one without any block would be read, as those of /proc are
+        file.truncate(GIGABYTE)  # it takes no more space
     yield folder
     (folder / "gigabyte").unlink()
 

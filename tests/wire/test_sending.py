@@ -311,6 +311,141 @@ def duplicate(file: Any) -> Any:
     return copy
 
 
+# Files whose reader has other bytes than their descriptor: the client gets what read() gives.
+
+
+def patched(path: Path, content: bytes, mode: str) -> Any:
+    """A file that the app has written, read, changed in the middle of what it has read, and rewound."""
+    path.write_bytes(content)
+    file = path.open(mode)
+    if "w" in mode:
+        file.write(content)
+        file.flush()
+        file.seek(0)
+    file.read(10)
+    file.seek(2)
+    file.write(b"PATCH")
+    file.seek(0)
+    return file
+
+
+def spooled(size: int) -> Any:
+    file = tempfile.SpooledTemporaryFile(max_size=100)  # noqa: SIM115 - the server closes it
+    file.write(b"s" * size)
+    file.seek(0)
+    return file
+
+
+def named() -> Any:
+    file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - the same
+    file.write(b"n" * 50_000)
+    file.seek(3)
+    return file
+
+
+def in_memory() -> Any:
+    file = os.fdopen(os.memfd_create("test"), "w+b")
+    file.write(b"m" * 50_000)
+    file.seek(0)
+    file.write(b"M")
+    file.seek(0)
+    return file
+
+
+def temporary() -> Any:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the same
+    file.write(b"t" * 50_000)
+    file.seek(0)
+    return file
+
+
+def appended(path: Path) -> Any:
+    path.write_bytes(b"before, ")
+    file = path.open("a+b")
+    file.write(b"behind")
+    file.seek(0)
+    return file
+
+
+def at(path: Path, position: int, **options: Any) -> Any:
+    path.write_bytes(b"x" * 50_000)
+    file = path.open("rb", **options)
+    file.seek(position)
+    return file
+
+
+class Odd(io.FileIO):
+    """A raw file whose bytes are not its descriptor's."""
+
+    def readinto(self, buffer: Any) -> int:
+        size = super().readinto(buffer) or 0
+        buffer[:size] = bytes(buffer[:size]).swapcase()
+        return size
+
+
+def made_up(**options: Any) -> Any:
+    return Path("/proc/version").open("rb", **options)
+
+
+def odd(path: Path) -> Any:
+    path.write_bytes(b"abc" * 9999)
+    return io.BufferedReader(Odd(path))
+
+
+READ: dict[str, tuple[Callable[[Path], Any], bytes]] = {
+    "w+b, patched": (lambda path: patched(path, b"a" * 100, "w+b"), b"aaPATCH" + b"a" * 93),
+    "r+b, patched": (lambda path: patched(path, b"a" * 100, "r+b"), b"aaPATCH" + b"a" * 93),
+    "r+b, large, patched": (lambda path: patched(path, b"a" * 50_000, "r+b"), b"aaPATCH" + b"a" * 49_993),
+    "never flushed": (lambda path: temporary(), b"t" * 50_000),
+    "in memory": (lambda path: in_memory(), b"M" + b"m" * 49_999),
+    "spooled, in memory": (lambda path: spooled(50), b"s" * 50),
+    "spooled, on disk": (lambda path: spooled(50_000), b"s" * 50_000),
+    "named": (lambda path: named(), b"n" * 49_997),
+    "appended": (appended, b"before, behind"),
+    "beyond its end": (lambda path: at(path, 60_000), b""),
+    "beyond its end, unbuffered": (lambda path: at(path, 60_000, buffering=0), b""),
+    "its last byte": (lambda path: at(path, 49_999), b"x"),
+    "an odd raw file": (odd, b"ABC" * 9999),
+    "/proc": (lambda path: made_up(), Path("/proc/version").read_bytes()),
+    "/proc, unbuffered": (lambda path: made_up(buffering=0), Path("/proc/version").read_bytes()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_bytes_are_those_that_read_gives(name: str, tmp_path: Path) -> None:
+    make, expected = READ[name]
+    assert get(file_app(lambda: make(tmp_path / "file"))).body == expected
+
+
+def test_a_file_whose_size_is_made_up(tmp_path: Path) -> None:
+    path = Path("/sys/devices/system/cpu/online")
+    if not path.exists() or path.stat().st_size == len(path.read_bytes()):
+        pytest.skip(f"{path} is not one")
+    assert get(file_app(lambda: path.open("rb"))).body == path.read_bytes()
+
+
+def test_a_text_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("text")
+    with Server(file_app(lambda: path.open())) as server:
+        assert server.get().status == 500
+        assert "must consist of bytes, not str" in server.log.texts("error")
+        assert "pyserve_workers" not in server.log.texts("error")
+
+
+def test_a_file_that_grows_is_sent_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(PIECE * 200)
+    with Server(file_app(lambda: path.open("rb"))) as server, small_window(server) as client:
+        client.send(GET)
+        client.take_until(b"\r\n\r\n")
+        with path.open("ab") as file:
+            file.write(b"more")
+        assert client.take(200 * len(PIECE)) == PIECE * 200
+        client.send(GET)
+        assert client.response().headers["content-length"] == str(200 * len(PIECE) + 4)
+
+
 def test_a_pipe_is_read(tmp_path: Path) -> None:
     def make() -> Any:
         reader, writer = os.pipe()

@@ -80,4 +80,4 @@ def strip(found: traceback.TracebackException | None, seen: set[int]) -> None:
 
 
 def is_ours(filename: str) -> bool:
-    return filename.endswith(".pyx") and OURS in filename
+    return OURS in filename and filename.endswith((".pyx", "filewrapper.py"))
