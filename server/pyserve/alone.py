@@ -183,16 +183,21 @@ def _refuse(error: Refused, args: tuple[Any, ...]) -> Any:
     raise error
 
 
+def as_get(line: str) -> str:
+    """Of ``"HEAD /path"``, which does all that the GET does, and of any other request what it was."""
+    return f"GET {line[5:]}" if line.startswith("HEAD ") else line
+
+
 # As middleware, for the setting.
 
 
 def exclusively(app: Callable[..., Any], requests: list[str]) -> Callable[..., Any]:
-    """An app in which some requests, given as ``"PUT /path"``, run alone."""
+    """An app in which some requests, given as ``"PUT /path"``, run alone; those of a GET also as a HEAD."""
     alone = {each.encode().decode("latin-1"): _alone(app, Terms(each)) for each in requests}
 
     def choose(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        path = environ["SCRIPT_NAME"] + environ["PATH_INFO"]
-        return alone.get(f"{environ['REQUEST_METHOD']} {path}", app)(environ, start_response)
+        line = f"{environ['REQUEST_METHOD']} {environ['SCRIPT_NAME']}{environ['PATH_INFO']}"
+        return (alone.get(line) or alone.get(as_get(line), app))(environ, start_response)
 
     return choose
 

@@ -471,6 +471,23 @@ def lasted(gated: Gated) -> float:
     return run.ended - run.began
 
 
+@every_class
+@pytest.mark.parametrize("first, second", [("GET", "HEAD"), ("HEAD", "GET")])
+def test_a_head_waits_for_its_turn_with_the_get(gated: Gated, first: str, second: str) -> None:
+    """The same view answers both; the second, which cannot say that it would wait, is held for it."""
+    job = "/job?alone=1&on_busy=wait&drain_timeout=60"
+    with serve("app:wsgi", "--workers", "1", cwd=gated.folder) as server:
+        alone = gated.send(server, first, f"{job}&until=a")
+        server.wait_for(lambda: gated.entered("job"))
+        waiting = gated.send(server, second, job)
+        eventually(server, lambda: server.get("/"), 503)
+        assert not waiting.done()
+        gated.let_go("a")
+        assert alone.result().status_code == 200
+        assert waiting.result().status_code == 200
+        gated.assert_open(server)
+
+
 # From the configuration.
 
 
@@ -487,6 +504,21 @@ def test_requests_named_in_the_configuration_run_alone(gated: Gated) -> None:
         assert sync.result().status_code == 200
         gated.assert_open(server)
         assert server.get("/api/sync").status_code == 200
+
+
+@every_class
+def test_a_get_named_in_the_configuration_is_alone_also_as_a_head(gated: Gated) -> None:
+    config = gated.folder / "pyserve.toml"
+    config.write_text('app = "app:configured"\nworkers = 2\nexclusive = ["GET /report"]\n')
+    with serve(cwd=gated.folder) as server:
+        report = gated.send(server, "HEAD", "/report?until=a")
+        server.wait_for(lambda: gated.entered("report"))
+        assert server.get("/report").status_code == 503
+        assert server.get("/").status_code == 503
+        gated.let_go("a")
+        assert report.result().status_code == 200
+        assert server.request("HEAD", "/report").status_code == 200
+        gated.assert_open(server)
 
 
 @every_class

@@ -123,13 +123,18 @@ def test_requests_named_in_the_configuration_and_no_others() -> None:
         start_response("200 OK", [])
         return [b"ok"]
 
-    guarded = alone.exclusively(app, ["PUT /api/sync", "POST /größe"])
+    guarded = alone.exclusively(app, ["PUT /api/sync", "POST /größe", "GET /report", "HEAD /state"])
     held = guarded(environ(), Recorder())
     for method, path, status in (
         ("PUT", "/api/sync", "503 Service Unavailable"),
         ("POST", "/größe".encode().decode("latin-1"), "503 Service Unavailable"),
         ("GET", "/api/sync", "200 OK"),
+        ("HEAD", "/api/sync", "200 OK"),
         ("PUT", "/api/sync/", "200 OK"),
+        ("GET", "/report", "503 Service Unavailable"),
+        ("HEAD", "/report", "503 Service Unavailable"),
+        ("HEAD", "/state", "503 Service Unavailable"),
+        ("GET", "/state", "200 OK"),
     ):
         recorder = Recorder()
         guarded(environ(method, path), recorder)

@@ -17,7 +17,7 @@ import time
 from _thread import allocate_lock
 from select import poll  # of gevent, where greenlets wait for others
 
-from pyserve.alone import Refused
+from pyserve.alone import Refused, as_get
 from pyserve.channel import LONGEST
 from pyserve_workers.system import socketpair
 
@@ -127,7 +127,7 @@ class Gatekeeper:
             return UNTOLD
         left = ENTER
         if notice is not None and line.partition(" ")[2] not in notice["allow"]:
-            hold: float = notice["line_hold"] if line == notice["line"] else notice["hold"]
+            hold: float = notice["line_hold"] if as_get(line) == notice["line"] else notice["hold"]
             hold = self.worker.config.boot_timeout if checked else hold
             left = max(0.0, hold - waited)
         if left <= 0.0:
@@ -192,7 +192,7 @@ class Gatekeeper:
             fds=[theirs.fileno()],
             number=ticket.number,
             name=terms.name,
-            line=self.line_of(fd).partition("?")[0],
+            line=as_get(self.line_of(fd).partition("?")[0]),
             blocks=blocks,
             waits=terms.waits,
             drain_timeout=float(min(terms.drain_timeout, LONGEST)),

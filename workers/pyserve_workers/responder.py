@@ -18,6 +18,7 @@ import time
 
 from pyserve import descriptors
 from pyserve.accounts import become
+from pyserve.alone import as_get
 from pyserve.channel import Channel
 from pyserve.children import DUMP, ResponderProcess
 from pyserve.errors import ConfigError
@@ -80,7 +81,7 @@ class ClosedGate:
     def patience(self, _connection: Connection, line: str, waited: float) -> float:
         """For how many seconds a request (``line``: its method and path), which has waited for some already, is to wait
         for a worker; 0: it is refused."""
-        if self.said is None or line != self.said["line"] or not self.holds:
+        if self.said is None or as_get(line) != self.said["line"] or not self.holds:
             return 0.0
         hold: float = self.said["line_hold"]
         return max(0.0, hold - waited)
