@@ -29,7 +29,9 @@ STACKS = signal.SIGRTMIN + 3  # the same, into the worker's stack file, for some
 KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
 QUIT_GRACE = 2.0  # seconds for a child to end that was told to do so at once
-MOST_UNBROKEN = 10_000  # messages of a child that come as fast as they are heard: thousands of requests cannot want so much
+MOST_UNBROKEN = (
+    10_000  # messages of a child that come as fast as they are heard: thousands of requests cannot want so much
+)
 
 INTERRUPTED = "interrupt"
 HEARD = "heard"  # has it noticed the interruption? Who has not is stuck, and waited for no longer

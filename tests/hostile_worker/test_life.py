@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostile_worker.shell import Shell, fd_count, hostile
-from support.processes import children, title
+from hostile_worker.shell import Shell, hostile
 
 pytestmark = pytest.mark.usefixtures("worker_class")
 
@@ -25,7 +24,7 @@ ENDS = {
     "nothing more at all": "worker.channel.socket.shutdown(socket.SHUT_RDWR)",
     "an empty packet": "worker.channel.socket.send(b'')",
     "with a descriptor whose close waits": "fd = lingering(); tell(b'', fd); os.close(fd)",
-    "closed with more unread": "[tell('[\"IDLE\", {\"epoch\": 1}]') for _ in range(100)]; worker.channel.socket.close()",
+    "closed with more unread": '[tell(\'["IDLE", {"epoch": 1}]\') for _ in range(100)]; worker.channel.socket.close()',
 }
 
 

@@ -94,7 +94,16 @@ def status(path: Path) -> str:
 @pytest.mark.parametrize("content", FILL.values(), ids=FILL)
 def test_rubbish_in_every_slot(worker_class: str, tmp_path: Path, content: str) -> None:
     """Through a status, an exclusive request, a reload, the end of a worker, and the end of all."""
-    everything = ("--max-requests", "100000", "--max-memory", "100G", "--control-socket", "ctl", "--graceful-timeout", "5")
+    everything = (
+        "--max-requests",
+        "100000",
+        "--max-memory",
+        "100G",
+        "--control-socket",
+        "ctl",
+        "--graceful-timeout",
+        "5",
+    )
     with hostile(tmp_path, *everything) as shell:
         server = shell.server
         shell.run(BOARD + ALWAYS.format(content=content.replace("\\", "\\\\")))

@@ -11,7 +11,7 @@ import pytest
 
 import pyserve
 from pyserve.errors import ClientGone
-from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, OFFSETS, REQUEST_LINE, SLOT_SIZE, WORD, Slot
+from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, REQUEST_LINE, SLOT_SIZE, WORD, Slot
 from pyserve_workers.connection import Context
 from wire.loop import Server, eventually
 

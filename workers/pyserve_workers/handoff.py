@@ -102,7 +102,9 @@ class Handoff:
             if error.errno == EPIPE:
                 self.ignore()
                 self.shut_down = True
-                self.worker.log.error("somebody has shut the hand-off queue down: no connection comes from others any more")
+                self.worker.log.error(
+                    "somebody has shut the hand-off queue down: no connection comes from others any more"
+                )
             else:
                 self.worker.log.error(f"the hand-off queue cannot be read now: {error.strerror}")
             return False
