@@ -170,9 +170,9 @@ class LostError(Exception):
     """A message came without its descriptors, since no more can be had here: it is dropped."""
 
 
-# Descriptors from somebody who is not to be trusted. The last owner of one may have to wait in close(): for the reader of
-# what a TCP socket has not sent yet, if its SO_LINGER says so; for whoever serves the file system of a file; or for a
-# descriptor that is on its way through a unix socket, in which there can be others.
+# Descriptors from somebody who is not to be trusted. The last owner of one may have to wait in close(): for the reader
+# of what a TCP socket has not sent yet, if its SO_LINGER says so; for whoever serves the file system of a file; or for
+# a descriptor that is on its way through a unix socket, in which there can be others.
 
 
 def rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

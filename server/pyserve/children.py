@@ -126,6 +126,11 @@ class Child:
         if pid:
             self.identify(pid)
 
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return "child"
+
     def identify(self, pid: int) -> None:
         """It is this process, a child of ours that nobody has waited for."""
         self.pid = pid
@@ -293,7 +298,7 @@ class WorkerProcess(Child):
     def expected(
         cls, worker: Worker, config: Config, slot_index: int, slot: Slot
     ) -> tuple[WorkerProcess, tuple[int, int]]:
-        """One that is still to be forked, and its ends of its channel and its bell. OSError: no descriptors are left."""
+        """One that is still to be forked, and its ends of channel and bell. OSError: no descriptors are left for it."""
         channel, theirs = Channel.pair()
         bell: list[int] = []
         try:

@@ -272,7 +272,7 @@ def drop_new_handshakes(int fd) -> None:
 
 
 def may_wait(int fd) -> bool:
-    """Would a write() to ``fd`` wait for whoever reads it? So it is with sockets, and pipes and terminals without O_NONBLOCK."""
+    """Can a write() to ``fd`` wait for whoever reads it? So it is with sockets, pipes and terminals."""
     return writing_way(fd) in (WRITING_SHARED, WRITING_SOCKET)
 
 

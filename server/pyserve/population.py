@@ -434,28 +434,36 @@ class Population:
         elif not process.pid and message.kind != "LEAVING":  # which a signal handler says, at any time
             raise ProtocolError(f"{message.kind} before HELLO")
         elif message.kind == "READY":
-            if process.leaving:
-                process.press_drain(process.deadline)  # now with what a worker that has booted has to end
-            else:
-                process.pressure = None
-            process.heartbeat = message["heartbeat"]
-            self.tell(rollout.WorkerReady(process.worker.id, time.monotonic() - process.asked_for))
+            self.on_ready(process, message)
         elif message.kind == "BOOT_FAILED":
             process.boot_failure = message["message"]
             self.fail(message, f"{process.name} could not start: ")
         elif message.kind == "LEAVING":
-            if not process.leaving:
-                process.leaving = message["cause"]
-                why = "was told to stop" if message["cause"] == "SIGTERM" else "has to leave"
-                self.log.info(f"{process.name} {why} ({message['cause']}); a replacement starts")
-                process.press_drain(time.monotonic() + process.config.graceful_timeout)
-                self.tell(rollout.WorkerLeaving(process.worker.id))
+            self.on_leaving(process, message["cause"])
         elif message.kind == "CHECKED":
             self.on_checked(process, message["status"], message["details"])
         elif message.kind == "BYE":
             process.cut += message["cut"]
         elif message.kind in ("EXCLUSIVE", "IDLE"):
             self.exclusion.heard(process, message)
+
+    def on_ready(self, process: WorkerProcess, message: Message) -> None:
+        if process.leaving:
+            process.press_drain(process.deadline)  # now with what a worker that has booted has to end
+        else:
+            process.pressure = None
+        process.heartbeat = message["heartbeat"]
+        self.tell(rollout.WorkerReady(process.worker.id, time.monotonic() - process.asked_for))
+
+    def on_leaving(self, process: WorkerProcess, cause: str) -> None:
+        """It stops accepting by itself."""
+        if process.leaving:
+            return
+        process.leaving = cause
+        why = "was told to stop" if cause == "SIGTERM" else "has to leave"
+        self.log.info(f"{process.name} {why} ({cause}); a replacement starts")
+        process.press_drain(time.monotonic() + process.config.graceful_timeout)
+        self.tell(rollout.WorkerLeaving(process.worker.id))
 
     def on_checked(self, process: WorkerProcess, status: int, details: str) -> None:
         if process.leaving:

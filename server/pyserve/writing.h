@@ -2,7 +2,8 @@
 
    A write(2) to a pipe or a terminal that nobody reads waits for ever. O_NONBLOCK would end that, but it belongs to the
    open file, which standard streams share with the shell and with other programs; so it is never set on them. log.py
-   opens them anew where it can, and the copy is ours to set. For what is left there are calls that do not wait once. */
+   opens them anew where it can, and the copy is ours to set. But the master shares that with its workers, of which each
+   can take it away. So there are calls here that do not wait once. */
 
 #ifndef PYSERVE_WRITING_H
 #define PYSERVE_WRITING_H
@@ -11,7 +12,6 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -22,21 +22,16 @@
 
 enum {
     WRITING_FILE,     /* a file: it does not wait for anybody */
-    WRITING_OWN,      /* a pipe or terminal that has O_NONBLOCK already */
-    WRITING_SHARED,   /* one that has not, and that others have open, too */
+    WRITING_SHARED,   /* a pipe or terminal, which others have open, too */
     WRITING_SOCKET    /* the journal's */
 };
 
 static inline int writing_way(int fd)
 {
     struct stat about;
-    int flags;
     if (fstat(fd, &about) || S_ISREG(about.st_mode))
         return WRITING_FILE;
-    if (S_ISSOCK(about.st_mode))
-        return WRITING_SOCKET;
-    flags = fcntl(fd, F_GETFL);
-    return flags >= 0 && (flags & O_NONBLOCK) ? WRITING_OWN : WRITING_SHARED;
+    return S_ISSOCK(about.st_mode) ? WRITING_SOCKET : WRITING_SHARED;
 }
 
 static inline ssize_t writing_shared(int fd, const void *data, size_t size)

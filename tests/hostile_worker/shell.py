@@ -7,6 +7,7 @@ says in one line what happened.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -67,6 +68,14 @@ def lingering():
             ours.send(bytes(65536))
     except BlockingIOError:
         return ours.detach()
+
+def apart(run):
+    """Do something in a process of its own, which is then no worker."""
+    if not os.fork():
+        try:
+            run()
+        finally:
+            os._exit(0)
 
 kept = []  # what an attack wants to stay open
 
@@ -137,10 +146,9 @@ class Shell:
 
         def all_serve() -> bool:
             served.intersection_update(server.workers())
-            try:
+            # ... unless the worker that had it was the one that is being ended.
+            with contextlib.suppress(requests.ConnectionError, ValueError):
                 served.add(int(server.get("/", headers={"Connection": "close"}).text))
-            except (requests.ConnectionError, ValueError):
-                pass  # the worker that had it was the one that is being ended
             return len(served & set(server.workers())) >= workers
 
         server.wait_for(all_serve)

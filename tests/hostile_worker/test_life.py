@@ -44,21 +44,26 @@ def test_nothing_more_is_heard(shared: Shell) -> None:
 # Much is said.
 
 FLOODS = {
-    "of what changes nothing": """packet = '["IDLE", {"epoch": 0}]'""",
-    "of the largest packets": """packet = '["IDLE", {"epoch": 0}]' + ' ' * 119_000""",
-    "of tickets": None,
+    "of what changes nothing": """tell('["IDLE", {"epoch": 0}]', to=me)""",
+    "of the largest packets": """tell('["IDLE", {"epoch": 0}]' + ' ' * 119_000, to=me)""",
+    "of tickets": "ask_alone(theirs, waits='false')",
 }
 
 
-@pytest.mark.parametrize("packet", FLOODS.values(), ids=FLOODS)
-def test_floods(shared: Shell, packet: str | None) -> None:
-    """The master hears others meanwhile, and this worker's end comes when it never pauses."""
-    if packet is None:
-        code = "theirs = ticket()\nwhile True: ask_alone(theirs, waits='false')"
-    else:
-        code = f"{packet}\nme = whole().channel.socket\nwhile True: tell(packet, to=me)"
-    shared.attack(f"if not os.fork():\n os.fork(); os.fork()\n{code}")
-    shared.is_well()
+@pytest.mark.parametrize("say", FLOODS.values(), ids=FLOODS)
+def test_floods(shared: Shell, say: str) -> None:
+    """The master hears others meanwhile, and the end of this worker comes when there is never a pause."""
+    shared.attacks(
+        f"""
+me, theirs = whole().channel.socket, ticket()
+def flood():
+    while True:
+        {say}
+for _ in range(4):
+    apart(flood)
+""",
+        r"worker \d gen 1 pid \d+ was killed by pyserve \(SIGKILL\): it misused its channel: 10001 messages without a pause",
+    )
 
 
 def test_a_worker_that_is_stopped_while_everybody_else_is_told_to_wait(shell: Shell) -> None:
@@ -67,8 +72,13 @@ def test_a_worker_that_is_stopped_while_everybody_else_is_told_to_wait(shell: Sh
     os.kill(victim, signal.SIGSTOP)
     try:
         before = memory(shell.server.pid)
-        for _ in range(20):
-            shell.run("for _ in range(50): ask_alone(ticket(), drain_timeout='0', line='\"' + 'x' * 50_000 + '\"')")
+        shell.run(
+            """
+for _ in range(1000):
+    ask_alone(ticket(), drain_timeout="0", line='"' + "x" * 10_000 + '"')
+    time.sleep(0.001)
+"""
+        )
         for _ in range(20):
             shell.server.signal(signal.SIGUSR1)
         shell.is_well(workers=1)
@@ -197,17 +207,11 @@ def test_a_child_that_goes_on_speaking(shared: Shell) -> None:
     shared.attacks(
         """
 channel = whole().channel.socket
-alive, until = os.pipe()
-if not os.fork():
-    posix.close(until)
-    os.read(alive, 1)
+def speak():
     end = time.monotonic() + 10
-    try:
-        while time.monotonic() < end:
-            tell('["IDLE", {"epoch": 1}]', to=channel)
-    except OSError:
-        pass
-    os._exit(0)
+    while time.monotonic() < end:
+        tell('["IDLE", {"epoch": 1}]', to=channel)
+apart(speak)
 os.kill(os.getpid(), signal.SIGKILL)
 """,
         r"worker \d gen 1 pid \d+ was killed by SIGKILL",

@@ -38,7 +38,7 @@ def test_garbage(shared: Shell, packet: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(MESSAGES.keys() - SAID))
 def test_what_others_say(shared: Shell, kind: str) -> None:
-    shared.attacks(f"tell({encode(kind, EXAMPLES[kind])})", MISUSE + f".*{kind}")
+    shared.attacks(f"tell({encode(kind, EXAMPLES[kind])!r})", MISUSE + f".*{kind}")
 
 
 WRONG = ["1" + "0" * 400, "-1", "NaN", "Infinity", "-Infinity", "1e400", "true", "null", '"1"', "[1]", "{}"]

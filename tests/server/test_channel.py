@@ -496,7 +496,7 @@ def test_descriptors_that_we_cannot_have_are_our_lack(ends: Ends) -> None:
     wait_for(lambda: open_descriptors() == before)
 
 
-WRONG = {
+WRONG: dict[type, list[object]] = {
     str: [1, None, True, [], {}],
     bool: [0, 1, None, "true"],
     dict: [[], None, "x"],
