@@ -18,7 +18,7 @@ REQUIREMENTS := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz fuzz-e2e chaos bench bench-start bench-gate bench-memory bench-reload bench-fair clean
+.PHONY: help serve test test-all lint conformance fuzz fuzz-e2e asan chaos bench bench-start bench-gate bench-memory bench-reload bench-fair clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ fuzz: $(VENV)/stamp-test ## feed the parser broken requests under the sanitizers
 
 fuzz-e2e: $(VENV)/stamp-test ## sound, broken and mutated connections to whole servers for SECONDS=60; PYSERVE_FUZZ_SEED=7 CLASSES=sync or CASE=FILE plays one again
 	@PYTHONPATH=tests SECONDS=$(SECONDS) CLASSES="$(CLASSES)" CASE="$(CASE)" $(BIN)/python -m fuzz
+
+asan: $(VENV)/stamp-test ## run the tests of the native code under the sanitizers; PYTEST_ARGS="tests/wire/test_input.py" for some
+	PYTHON=$(BIN)/python JOBS=$(JOBS) tests/asan/run.sh $(PYTEST_ARGS)
 
 chaos: $(VENV)/stamp-test ## crashes, deploys and signals at random under load for SECONDS=60; PYSERVE_CHAOS_SEED=7 CLASSES=gevent plays one again
 	@PYTHONPATH=tests SECONDS=$(SECONDS) CLASSES="$(CLASSES)" $(BIN)/python -m chaos

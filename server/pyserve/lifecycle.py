@@ -143,6 +143,17 @@ def has(event: str) -> bool:
     return bool(_hooks[event])
 
 
+def prepare() -> None:
+    """Import what the hooks will need, before it may be gone: of those that can be seen to wait."""
+    if any(map(_may_wait, _hooks.values())):
+        import asyncio  # noqa: F401
+
+
+def _may_wait(hooks: list[Hook]) -> bool:
+    codes = [getattr(hook.function, "__code__", None) for hook in hooks]
+    return any(code is None or code.co_flags & 0x80 for code in codes)  # inspect.CO_COROUTINE
+
+
 def close() -> None:
     """Close the worker's event loop, after the last stop hook."""
     global _loop

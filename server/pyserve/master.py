@@ -277,6 +277,9 @@ class Master:
         except PyserveError as error:
             self.log.error(f"reload refused, nothing was changed: {error.message}\n{error.details}".rstrip())
             return 0
+        except ImportError as error:
+            self.log.error(f"reload refused, nothing was changed: this pyserve is not on the disk any more ({error})")
+            return 0
         except Exception as error:  # noqa: BLE001  (no configuration, however wrong, may end a server that serves)
             self.log.error(f"BUG: reload refused, nothing was changed: {error!r}")
             return 0

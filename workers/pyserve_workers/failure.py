@@ -43,6 +43,15 @@ def report(error: BaseException, frames: TracebackType | None, *, without_ours: 
         return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(frames), why])
 
 
+def rehearse() -> None:
+    """Have what telling errors needs imported, which traceback does when it is in the middle of it: by then it may be
+    gone from the disk."""
+    try:
+        assert 1 + int("a rehearsal")
+    except ValueError as error:
+        describe(error)
+
+
 @contextmanager
 def no_guessing(error: BaseException) -> Iterator[None]:
     taken: list[tuple[Any, BaseException, object]] = []

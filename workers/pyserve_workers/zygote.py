@@ -47,7 +47,7 @@ OURS = {
     "gevent": "pyserve_workers.geventworker:GeventWorker",
 }
 TELL_LOST_EVERY = 1000  # milliseconds
-# What is imported where it is needed, by when the rights to read it may be gone.
+# What is imported where it is needed, by when it may be gone from the disk, or the rights to read it.
 LATER = ("pyserve.alone", "pyserve.hooktime", "pyserve_workers.check")
 COLLECT_EVERY = 100_000  # container objects, while the app is imported
 
@@ -64,7 +64,11 @@ def main() -> None:
 
     import pyserve_workers.apploader
     import pyserve_workers.sync  # noqa: F401
+    from pyserve_workers.failure import rehearse
 
+    for name in LATER:
+        import_module(name)
+    rehearse()
     message = channel.receive()
     if message is not None:
         sys.exit(Zygote(channel, message).run())
@@ -140,6 +144,8 @@ class Generation:
         try:
             self.app, description = load(self.config.app)
             namedhooks.register(self.config)
+            with contextlib.suppress(ImportError):  # as below, at encodings.idna
+                lifecycle.prepare()
         finally:
             if gc.get_threshold()[0] == COLLECT_EVERY:  # the app has not chosen its own
                 gc.set_threshold(*usual)
@@ -194,9 +200,6 @@ class Zygote:
         try:
             if generation.config.worker_class in OURS:  # a user who cannot read the interpreter's files can run it
                 find_worker_class(generation.config.worker_class)
-            if generation.config.user or generation.config.group:
-                for name in LATER:
-                    import_module(name)
             generation.enter()
             find_worker_class(generation.config.worker_class)
             if generation.access_log_fd is not None:  # a wrong format is found before there are workers
