@@ -55,7 +55,7 @@ WHOLE = Number((int,), 0, float("inf"))  # the same
 # Every message there is: kind → {field: its values}.
 MESSAGES: dict[str, dict[str, type | Number]] = {
     # master → zygote
-    # fds: scoreboard, both ends of the hand-off queue, error log, access log if there is one, listeners
+    # named: whose the descriptors are, as namedfds reads it
     # spool_dir_given: where somebody has said what it is; empty: nobody has
     "CONFIG": {
         "generation": COUNT,
@@ -64,6 +64,7 @@ MESSAGES: dict[str, dict[str, type | Number]] = {
         "spool_dir_given": str,
         "listeners": list,
         "preload": str,
+        "named": dict,
     },
     # fds: the worker's end of its channel, its stack file, its bell
     "SPAWN": {"id": COUNT, "number": COUNT, "slot": COUNT},
@@ -112,7 +113,7 @@ MESSAGES: dict[str, dict[str, type | Number]] = {
     },
     "RESUME": {"epoch": COUNT},  # the gate is open
     "STACKS": {},  # write into the stack file what no signal handler can find
-    "REOPEN": {},  # fds: error log, access log?
+    "REOPEN": {"named": dict},  # the log files
     # master → responder; retry_at: when a worker may be expected again, CLOCK_MONOTONIC seconds
     # retry_after: the least that clients are told, seconds; page: HTML, empty for a page of our own
     # Requests with this line (method and path) wait ``line_hold`` seconds for a worker.

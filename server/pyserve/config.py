@@ -13,7 +13,7 @@ from collections import namedtuple
 from pyserve import addresses, contradictions, descriptors
 from pyserve.errors import ConfigError, PyserveError, UsageError
 from pyserve.kinds import quoted
-from pyserve.settings import BY_NAME, MOST_WORKERS, SETTINGS, Setting
+from pyserve.settings import BY_NAME, FIXED, MOST_WORKERS, SETTINGS, Setting
 from pyserve.suggest import did_you_mean, nearest
 
 TYPE_CHECKING = False
@@ -199,7 +199,8 @@ def load(cli: Mapping[str, Any], environ: Mapping[str, str], cwd: str, *, need_a
 
 
 def reload(config: Config) -> Config:
-    """The configuration as it is now: the file is looked for and read anew, command line and environment stay.
+    """The configuration as it is now: the file is looked for and read anew, command line and environment stay, and so
+    do the settings that only a restart can change.
 
     Raises ConfigError if it is wrong or names no application any more.
     """
@@ -208,7 +209,20 @@ def reload(config: Config) -> Config:
         raise ConfigError("no application given any more: app is gone from the configuration file")
     check_trust(fresh, config)
     check_trust(fresh, fresh)
-    return fresh
+    return pinned(fresh, config)
+
+
+def pinned(fresh: Config, in_force: Config) -> Config:
+    """``fresh`` with what only a restart can change as it is in force, and a warning for each such setting that it
+    would change."""
+    values, origin, warnings = fresh.values(), dict(fresh.origin), list(fresh.warnings)
+    for name in FIXED:
+        kept, show = getattr(in_force, name), BY_NAME[name].kind.show
+        if values[name] != kept:
+            now = f"{name} = {show(values[name])} ({origin[name]})"
+            warnings.append(f"{now} needs a restart of pyserve; until then it stays {show(kept)}")
+            values[name], origin[name] = kept, in_force.origin[name]
+    return Config(values, origin, fresh.sources, warnings, fresh.file)
 
 
 def check_trust(fresh: Config, workers: Config) -> None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyserve.config import Config
+    from pyserve.namedfds import Named
+
+
+NAMES = ("error_log", "access_log")  # as their descriptors are called in messages
 
 
 class LogFiles:
@@ -44,6 +48,9 @@ class LogFiles:
         logs.error.lost, logs.error.why_lost = record["lost"], record["why"]
         return logs
 
+    def named(self) -> Named:
+        return {name: [fd] for name, fd in zip(NAMES, self.fds, strict=False)}
+
     def set_level(self, level: str) -> None:
         self.error.threshold = LEVELS[level]
 
@@ -70,7 +77,8 @@ def opened(path: str, standard: int) -> int:
     return open_log(path, standard, follow=only_ours(path))
 
 
-def take_over(fresh: list[int], fds: list[int]) -> None:
-    """In a child: let descriptors that the master sent replace the ones in use, number for number."""
-    for new, old in zip(fresh, fds, strict=False):
-        os.dup2(new, old, inheritable=False)
+def take_over(fresh: Named, fds: dict[str, int]) -> None:
+    """In a child: let descriptors that the master sent replace the ones in use, name for name."""
+    for name, old in fds.items():
+        for new in fresh.get(name, ()):
+            os.dup2(new, old, inheritable=False)

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from pyserve.upgrade import Upgrade
 
 TICK = 1.0  # seconds between looks at the scoreboard
-# What the master did once, at its start, and does not do again on a reload.
-FIXED = ("bind", "backlog", "socket_mode", "pidfile", "control_socket", "access_logfile", "error_logfile", "proc_name")
 
 
 class Master:
@@ -167,11 +165,9 @@ class Master:
         else:
             self.tell(rollout.Start())
         # From here on the zygote is at work; what takes time here costs nothing.
-        from setproctitle import setproctitle
-
         from pyserve.upgrade import Upgrade  # when it is asked for, the new version's would be found
 
-        setproctitle(f"pyserve: master [{self.config.proc_name}]")
+        self.set_title()
         self.upgrade = Upgrade(self)
         if not self.predecessor:
             self.introduce()
@@ -179,11 +175,14 @@ class Master:
             self.control.begin()
 
     def introduce(self) -> None:
-        for text in (*self.config.warnings, *trust.warnings(self.config)):
-            self.log.warning(text)
+        self.warn_of(self.config)
         self.log.info(f"pyserve {__version__} on Python {sys.version.split()[0]}, pid {os.getpid()}")
         for listener in self.listeners:
             self.log.info(f"listening on {listener.url}{' (handed over)' if listener.inherited else ''}")
+
+    def warn_of(self, config: Config) -> None:
+        for text in (*config.warnings, *trust.warnings(config)):
+            self.log.warning(text)
 
     def take_over(self) -> None:
         """Hear what has happened since the program before this one blocked its signals."""
@@ -283,9 +282,7 @@ class Master:
         except Exception as error:  # noqa: BLE001  (no configuration, however wrong, may end a server that serves)
             self.log.error(f"BUG: reload refused, nothing was changed: {error!r}")
             return 0
-        for name in FIXED:
-            if getattr(config, name) != getattr(self.config, name):
-                self.log.warning(f"{name} has changed; it takes effect when pyserve is restarted")
+        self.warn_of(config)
         self.candidate = config
         self.notifier.reloading()
         self.tell(rollout.Reload(plan_of(config)))
@@ -436,6 +433,12 @@ class Master:
         """The master itself goes by the configuration of the generation that serves."""
         self.config = config
         self.logs.set_level(config.log_level)
+        self.set_title()
+
+    def set_title(self) -> None:
+        from setproctitle import setproctitle
+
+        setproctitle(f"pyserve: master [{self.config.proc_name}]")
 
     def done(self, status: str) -> None:
         """Tell the service manager that what it asked for has ended, unless it has asked for more."""

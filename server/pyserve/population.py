@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from pyserve import checkurl, pidfds, rollout, zygotes
+from pyserve import checkurl, namedfds, pidfds, rollout, zygotes
 from pyserve.backlog import queued
 from pyserve.channel import Channel, LostError, ProtocolError
 from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
@@ -324,7 +324,7 @@ class Population:
     def reopen_logs(self) -> None:
         for child in self.children():
             try:
-                child.channel.send("REOPEN", fds=self.logs.fds)
+                namedfds.send(child.channel, "REOPEN", self.logs.named())
             except OSError as error:  # it had to wait, and there was no descriptor for that
                 self.log.error(f"{child.name} writes on into the old log files: {error.strerror}")
 

@@ -47,11 +47,12 @@ if TYPE_CHECKING:
         default_text: str = ""
         platform: tuple[str, str] | None = None
         variable: bool = True
+        fixed: bool = False
 else:
     _Row = namedtuple(
         "_Row",
-        "name section flags kind default help default_text platform variable",
-        defaults=("", None, True),
+        "name section flags kind default help default_text platform variable fixed",
+        defaults=("", None, True, False),
     )
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -67,6 +68,7 @@ class Setting(_Row):
     platform: a variable that hosting platforms set, with the text it stands for ({}: its value; {first}: up to the
     first colon), used when nobody says otherwise;
     variable: is there a PYSERVE_* variable?
+    fixed: the master acts on it once, at its start; a reload keeps the value in force, and says so.
     """
 
     __slots__ = ()
@@ -137,14 +139,17 @@ SETTINGS = (
         "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (all interfaces), unix:PATH, or fd://N for a socket "
         "handed over by whoever started pyserve; repeat for more.",
         platform=("PORT", "0.0.0.0:{}"),
+        fixed=True,
     ),
     Setting(
         "backlog", "Sockets", ("--backlog",), Whole(1, 65535), 2048,
         "Connections that may wait in the kernel for a worker. The kernel caps it at net.core.somaxconn.",
+        fixed=True,
     ),
     Setting(
         "socket_mode", "Sockets", ("--socket-mode",), Mode(), 0o660,
         "Permissions of the unix sockets that pyserve makes, octal.",
+        fixed=True,
     ),
     Setting(
         "forwarded_allow_ips", "Sockets", ("--forwarded-allow-ips",), Networks(), "127.0.0.1,::1",
@@ -192,6 +197,7 @@ SETTINGS = (
     Setting(
         "pidfile", "Processes", ("-p", "--pid"), Optional(Path()), None,
         "File to write the master's process id to. Not needed under systemd or in a container.",
+        fixed=True,
     ),
     Setting(
         "control_socket", "Processes", ("--control-socket",), Optional(Path()), None,
@@ -199,6 +205,7 @@ SETTINGS = (
         "pyserve runs as may use it.",
         default_text="$RUNTIME_DIRECTORY/pyserve.ctl under systemd, otherwise none",
         platform=("RUNTIME_DIRECTORY", "{first}/pyserve.ctl"),
+        fixed=True,
     ),
     Setting(
         "proc_name", "Processes", ("-n", "--name"), Optional(Kind()), None,
@@ -208,10 +215,12 @@ SETTINGS = (
     Setting(
         "max_crashes", "Processes", ("--max-crashes",), Whole(1, 1000), 5,
         "Worker deaths within crash_window after which the service counts as broken.",
+        fixed=True,
     ),
     Setting(
         "crash_window", "Processes", ("--crash-window",), Seconds(), 60.0,
         "The span, in seconds, in which max_crashes are counted.",
+        fixed=True,
     ),
     # ------------------------------------------------------------------------------------------------------------
     Setting(
@@ -431,6 +440,7 @@ SETTINGS = (
     Setting(
         "access_logfile", "Logging", ("--access-logfile",), Optional(LogFile()), None,
         "File for one line per request; - is standard output. None is written unless this is set.",
+        fixed=True,
     ),
     Setting(
         "access_logformat", "Logging", ("--access-logformat",), Kind(), "combined",
@@ -439,6 +449,7 @@ SETTINGS = (
     Setting(
         "error_logfile", "Logging", ("--error-logfile", "--log-file"), LogFile(), "-",
         "File for everything that pyserve has to say; - is standard error.",
+        fixed=True,
     ),
     Setting(
         "log_level", "Logging", ("--log-level",), Choice(("debug", "info", "warning", "error", "critical")), "info",
@@ -447,4 +458,5 @@ SETTINGS = (
 )  # fmt: skip
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
+FIXED = tuple(setting.name for setting in SETTINGS if setting.fixed)
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))

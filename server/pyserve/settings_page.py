@@ -77,6 +77,8 @@ def entry(setting: Setting) -> str:
         f"* Value: `{setting.kind.metavar}`",
         f"* Default: {default}",
     ]
+    if setting.fixed:
+        lines.append("* A change takes effect when pyserve is restarted; a reload keeps the value and warns")
     return "\n".join(lines) + "\n"
 
 

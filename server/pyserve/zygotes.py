@@ -142,10 +142,18 @@ def configure(
     logs: LogFiles,
 ) -> None:
     """Tell a zygote what it is to load, and hand over what its workers will use. OSError, ValueError: it cannot be."""
+    from pyserve import namedfds
+
     opened = list(opened)
-    channel.send(
+    namedfds.send(
+        channel,
         "CONFIG",
-        fds=[scoreboard.fd, *queue.fds, *logs.fds, *(listener.fileno() for listener in opened)],
+        {
+            "scoreboard": [scoreboard.fd],
+            "queue": list(queue.fds),
+            "listeners": [listener.fileno() for listener in opened],
+            **logs.named(),
+        },
         generation=generation,
         master=os.getpid(),
         config=config.values(),

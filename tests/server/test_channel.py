@@ -41,6 +41,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "spool_dir_given": "pyserve.toml line 3",
         "listeners": [{"url": "x"}],
         "preload": "auto",
+        "named": {"scoreboard": 1, "listeners": 2},
     },
     "SPAWN": {"id": 7, "number": 0, "slot": 3},
     "LOADED": {"description": "app:wsgi", "seconds": 0.25},
@@ -58,7 +59,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "TAKE": {"allowed": False},
     "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False, "share": 0},
     "STACKS": {},
-    "REOPEN": {},
+    "REOPEN": {"named": {"error_log": 1}},
     "RESPOND": {"on": True, "retry_at": 1.5, "retry_after": 1, "page": "", "line": "PUT /sync", "line_hold": 30.0},
     "EXCLUSIVE": {
         "number": 1,
@@ -157,7 +158,7 @@ def test_descriptors_arrive_with_it_and_end_at_an_exec(ends: Ends, kind: str) ->
 
 def test_as_many_descriptors_as_a_message_can_carry(ends: Ends) -> None:
     ours, child = ends
-    ours.send("REOPEN", fds=[0] * DESCRIPTORS_LIMIT)
+    ours.send("REOPEN", named={}, fds=[0] * DESCRIPTORS_LIMIT)
     message = child.receive()
     assert message is not None
     assert len(message.fds) == DESCRIPTORS_LIMIT
@@ -238,7 +239,7 @@ def test_full_channel_does_not_block_and_loses_nothing(ends: Ends) -> None:
     ours, child = ends
     taken = fill(ours)
     reader, writer = os.pipe()
-    ours.send("REOPEN", fds=[writer])
+    ours.send("REOPEN", named={}, fds=[writer])
     ours.send("BYE", cut=1)
     os.close(writer)
     assert len(ours.outbox) == 2
@@ -273,10 +274,10 @@ def test_of_what_is_said_again_only_the_last_waits(ends: Ends) -> None:
     ours.send("DRAIN", cause="reload", deadline=1.0, final=False, share=0)
     for _ in range(100):
         with open("/proc/self/status") as old:
-            ours.send("REOPEN", fds=[old.fileno()])
+            ours.send("REOPEN", named={}, fds=[old.fileno()])
         ours.send("STACKS")
     with open("/proc/self/stat") as newest:
-        ours.send("REOPEN", fds=[newest.fileno()])
+        ours.send("REOPEN", named={}, fds=[newest.fileno()])
     assert len(ours.outbox) == 3
     assert len(os.listdir("/proc/self/fd")) == before + 1
     for _ in range(taken):
@@ -336,7 +337,7 @@ def test_descriptors_that_cannot_wait(ends: Ends) -> None:
     fill(ours)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="Bad file descriptor"):
-        ours.send("REOPEN", fds=[0, 100_000])
+        ours.send("REOPEN", named={}, fds=[0, 100_000])
     assert not ours.outbox
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -356,7 +357,7 @@ def test_message_does_not_overtake_one_that_waits(ends: Ends) -> None:
 def test_close_closes_the_descriptors_that_wait(ends: Ends) -> None:
     ours, _ = ends
     fill(ours)
-    ours.send("REOPEN", fds=[0, 0])
+    ours.send("REOPEN", named={}, fds=[0, 0])
     kept = ours.outbox[0][1]
     ours.close()
     assert not any(map(is_open, kept))
@@ -366,7 +367,7 @@ def test_close_closes_the_descriptors_that_wait(ends: Ends) -> None:
 def test_flush_to_a_dead_peer_ends_and_closes_the_descriptors(ends: Ends) -> None:
     ours, child = ends
     fill(ours)
-    ours.send("REOPEN", fds=[0])
+    ours.send("REOPEN", named={}, fds=[0])
     kept = ours.outbox[0][1][0]
     child.close()
     ours.flush()
@@ -405,7 +406,7 @@ def test_sending_to_a_dead_peer_is_no_error(ends: Ends) -> None:
     ours.send("GO")
     child.close()
     ours.send("DRAIN", **EXAMPLES["DRAIN"])
-    ours.send("REOPEN", fds=[0])
+    ours.send("REOPEN", named={}, fds=[0])
     assert not ours.outbox
 
 
@@ -485,7 +486,7 @@ def test_descriptors_that_came_with_garbage_are_closed(ends: Ends, packet: bytes
 def test_descriptors_that_we_cannot_have_are_our_lack(ends: Ends) -> None:
     ours, child = ends
     before = open_descriptors()
-    socket.send_fds(child.socket, [encode("REOPEN", {})], [0] * DESCRIPTORS_LIMIT)
+    socket.send_fds(child.socket, [encode("REOPEN", {"named": {}})], [0] * DESCRIPTORS_LIMIT)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
     try:

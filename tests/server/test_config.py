@@ -531,11 +531,23 @@ def test_reload_reads_the_file_again_and_nothing_else(cwd: str) -> None:
 
 def test_reload_finds_a_new_file_and_misses_an_old_one(cwd: str) -> None:
     before = load(CLI, {}, cwd)
-    write(cwd, "backlog = 8")
+    write(cwd, "threads = 8")
     after = reload(before)
-    assert after.backlog == 8
+    assert after.threads == 8
     Path(cwd, config.FILE).unlink()
     assert reload(after) == before
+
+
+def test_reload_keeps_what_only_a_restart_can_change(cwd: str) -> None:
+    before = load({**CLI, "access_logfile": "log"}, {}, cwd)
+    write(cwd, "backlog = 8\nmax_crashes = 9")
+    after = reload(before)
+    assert (after.backlog, after.max_crashes) == (2048, 5)
+    assert after.origin["backlog"] == "default"
+    assert after.warnings == [
+        "backlog = 8 (pyserve.toml line 1) needs a restart of pyserve; until then it stays 2048",
+        "max_crashes = 9 (pyserve.toml line 2) needs a restart of pyserve; until then it stays 5",
+    ]
 
 
 def test_reload_refuses_a_bad_file(cwd: str) -> None:

@@ -159,13 +159,14 @@ def serve(
     error_log: Path | None = None,
     pass_fds: Sequence[int] = (),
     program: Sequence[str] = PYSERVE,
+    bind: bool = True,
 ) -> Iterator[Server]:
     """A server started with these arguments in ``cwd``, listening (on a free port of 127.0.0.1 if no --bind is given).
 
     env: variables to add. ready=False: do not wait until every worker is ready. error_log: that of --error-logfile.
-    pass_fds: descriptors that it inherits, for fd://N. program: what is started.
+    pass_fds: descriptors that it inherits, for fd://N. program: what is started. bind=False: a file says where.
     """
-    if not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
+    if bind and not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
         arguments = (*arguments, "--bind", "127.0.0.1:0")
     with tempfile.TemporaryDirectory(prefix="pyserve-log-") as folder:
         environ = {**os.environ, **SETTINGS, **(env or {})}

@@ -17,7 +17,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 
-from pyserve import lifecycle, linux
+from pyserve import lifecycle, linux, namedfds
 from pyserve.channel import ProtocolError, encode
 from pyserve.children import DUMP, INTERRUPT, STACKS
 from pyserve.errors import HookError, PyserveError, RequestTimeout
@@ -258,7 +258,7 @@ class Worker(ABC):
         elif message.kind == "STACKS":
             os.write(self.stacks_fd, self.waiting_stacks().encode("utf-8", "backslashreplace") + PART_END)
         elif message.kind == "REOPEN":
-            take_over(message.fds, self.generation.log_fds)
+            take_over(namedfds.of(message), self.generation.log_fds)
             message.close()
 
     def begin_check(self) -> None:

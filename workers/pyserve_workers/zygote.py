@@ -18,7 +18,7 @@ import time
 from importlib import import_module
 from types import SimpleNamespace
 
-from pyserve import descriptors, lifecycle, linux
+from pyserve import descriptors, lifecycle, linux, logs, namedfds
 from pyserve.accounts import become
 from pyserve.channel import Channel, ProtocolError
 from pyserve.children import DUMP
@@ -84,19 +84,19 @@ class Generation:
         self.config: Config = SimpleNamespace(**message["config"])  # type: ignore[assignment]  # has its attributes
         self.spool_dir_given: str = message["spool_dir_given"]
         self.preload: str = message["preload"]
-        logs = 2 if self.config.access_logfile else 1
-        self.scoreboard = Scoreboard(message.fds[0])
-        self.handoff_fds = message.fds[1], message.fds[2]
-        self.log_fds = message.fds[3 : 3 + logs]
-        self.listener_fds = message.fds[3 + logs :]
+        fds = namedfds.of(message)
+        self.scoreboard = Scoreboard(*fds["scoreboard"])
+        self.handoff_fds = fds["queue"]
+        self.log_fds = {name: fds[name][0] for name in logs.NAMES if name in fds}
+        self.listener_fds = fds["listeners"]
         self.listeners: list[dict[str, Any]] = message["listeners"]
-        self.log = Log(self.log_fds[0], self.config.log_level, f"zygote {self.number}")
+        self.log = Log(self.log_fds["error_log"], self.config.log_level, f"zygote {self.number}")
         self.app: Callable[..., Any] | None = None  # None: each worker loads it for itself
         self.title = self.config.proc_name
 
     @property
     def access_log_fd(self) -> int | None:
-        return self.log_fds[1] if len(self.log_fds) > 1 else None
+        return self.log_fds.get("access_log")
 
     def enter(self) -> None:
         """Become the process that the app expects: environment, directory, import path, rights."""
@@ -185,9 +185,7 @@ class Zygote:
                 if worker is not None:
                     return worker.run()
             elif message.kind == "REOPEN":
-                from pyserve.logs import take_over
-
-                take_over(message.fds, generation.log_fds)
+                logs.take_over(namedfds.of(message), generation.log_fds)
             message.close()
 
     def load(self) -> bool:
