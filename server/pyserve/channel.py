@@ -69,7 +69,7 @@ MESSAGES: dict[str, dict[str, type | Number]] = {
     # fds: the worker's end of its channel, its stack file, its bell
     "SPAWN": {"id": COUNT, "number": COUNT, "slot": COUNT},
     # zygote → master
-    "LOADED": {"description": str, "seconds": SECONDS},
+    "LOADED": {"description": str, "seconds": SECONDS, "folder": str, "interpreter": str},
     "LOAD_FAILED": {"kind": str, "message": str, "details": str},  # kind: "app", "hook", "config"
     "UNSAFE": {"reasons": str},  # preloading would not be clean: the app started threads …
     "SPAWN_FAILED": {"id": COUNT, "kind": str, "message": str, "details": str},

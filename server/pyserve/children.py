@@ -219,7 +219,7 @@ class Zygote(Child):
     """A generation's zygote."""
 
     SAYS = FROM_ZYGOTE
-    PLAIN = (*Child.PLAIN, "generation", "preload", "loaded", "stopping", "resting")
+    PLAIN = (*Child.PLAIN, "generation", "preload", "loaded", "place", "stopping", "resting")
 
     def __init__(self, generation: int, config: Config, preload: str, channel: Channel, pid: int) -> None:
         super().__init__(channel, pid)
@@ -227,6 +227,7 @@ class Zygote(Child):
         self.config = config
         self.preload = preload
         self.loaded = False
+        self.place = ""  # in words: where it runs, and with what
         self.stopping = False
         self.resting = False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pyserve import arguments, config
+from pyserve import arguments, called, config
 from pyserve.errors import ExitCode, PyserveError
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
         given, mode = options.parse(argv)
     if mode == "done":  # help or the version was printed
         return ExitCode.OK
-    current = config.load(given, os.environ, config.working_directory(os.environ), need_app=mode != "print")
+    current = config.load(given, os.environ, called.directory(os.environ), need_app=mode != "print")
     if mode == "print":
         return print_config(current)
     if mode == "check":

@@ -433,16 +433,3 @@ def worker_class(given: dict[str, Given]) -> Given:
 def absolute_bind(folder: str, text: str) -> str:
     address = addresses.parse(text)
     return str(address._replace(path=os.path.join(folder, address.path))) if address.kind == "unix" else text
-
-
-def working_directory(environ: Mapping[str, str]) -> str:
-    """The directory pyserve was started in, by the name the shell knows it under, so that a symbolic link to the
-    current release stays one."""
-    cwd = os.getcwd()
-    logical = environ.get("PWD", "")
-    try:
-        if os.path.isabs(logical) and os.path.samefile(logical, cwd):
-            return logical
-    except OSError:
-        pass  # PWD is stale: the kernel's name is right
-    return cwd

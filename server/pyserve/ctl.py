@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from pyserve import __version__, config, runalone, statuspage
+from pyserve import __version__, called, runalone, statuspage
 from pyserve.controlclient import Answer, UnavailableError, ask, connect, find
 from pyserve.log import ESCAPES
 
@@ -39,7 +39,7 @@ class Server:
     def connect(self) -> tuple[str, socket.socket]:
         if self.path:
             return self.path, connect(self.path)
-        return find(dict(os.environ), config.working_directory(os.environ))
+        return find(dict(os.environ), called.directory(os.environ))
 
     def refuse_inside(self, what: str) -> None:
         """What waits until nothing runs alone would wait for ever in a command that does."""

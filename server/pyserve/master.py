@@ -11,8 +11,9 @@ import select
 import signal
 import sys
 import time
+from importlib import import_module
 
-from pyserve import __version__, cpus, descriptors, handoff, linux, rollout, shutdown, trust
+from pyserve import __version__, called, cpus, descriptors, handoff, linux, rollout, shutdown, trust
 from pyserve.ending import Ending
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from pyserve.upgrade import Upgrade
 
 TICK = 1.0  # seconds between looks at the scoreboard
+# What is imported where it is needed, by when the release that this master is of may have been removed.
+LATER = ("pyserve.gunicorn_habits", "pyserve.tomlfile")
 
 
 class Master:
@@ -63,6 +66,8 @@ class Master:
         self.population = Population(
             self.listeners, self.logs, belongings.scoreboard, belongings.queue, first, self.epoll, self.tell
         )
+        ways = [config.sources.cwd, config.chdir, os.path.join(config.sources.cwd, sys.argv[0]), called.interpreter()]
+        self.population.links = called.links(ways)
         self.pressing = Pressing(self.population)
         self.responder = Responder(self.population)
         self.recycling = Recycling(self.population.workers, self.tell, self.log)
@@ -167,6 +172,8 @@ class Master:
         # From here on the zygote is at work; what takes time here costs nothing.
         from pyserve.upgrade import Upgrade  # when it is asked for, the new version's would be found
 
+        for name in LATER:
+            import_module(name)
         self.set_title()
         self.upgrade = Upgrade(self)
         if not self.predecessor:
@@ -271,6 +278,7 @@ class Master:
         if self.shutdown.begun:
             self.log.warning("reload refused: pyserve is stopping")
             return 0
+        called.follow(self.config.sources.cwd)
         try:
             config = self.reload_config()
         except PyserveError as error:
@@ -318,6 +326,7 @@ class Master:
         if self.shutdown.begun:
             self.log.warning("upgrade refused: pyserve is stopping")
             return
+        called.follow(self.config.sources.cwd)
         if self.upgrade:
             self.upgrade.ask()
 

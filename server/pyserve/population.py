@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 
-from pyserve import checkurl, namedfds, pidfds, rollout, zygotes
+from pyserve import called, checkurl, namedfds, pidfds, rollout, zygotes
 from pyserve.backlog import queued
 from pyserve.channel import Channel, LostError, ProtocolError
 from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
@@ -88,6 +87,7 @@ class Population:
         self.failure: tuple[int, str] = (ExitCode.APP, "")
         self.oom_kills = OomKills()
         self.findings = Findings()
+        self.links: dict[str, str] = {}  # on the ways to what was called, and where they led at the start
         self.suspects = Suspects()
         self.stopping = False  # from here on, requests that are cut count
         self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
@@ -109,6 +109,7 @@ class Population:
             "zygotes": [zygote.carried() for zygote in self.zygotes],
             "responder": self.responder and self.responder.carried(),
             "failure": self.failure,
+            "links": self.links,
             "cut": self.cut,
         }
 
@@ -127,6 +128,7 @@ class Population:
             self.watch(child)  # which finds the end of a channel once more, if it was found before
             child.at_end_of_file = False
         self.failure = (record["failure"][0], record["failure"][1])
+        self.links = record["links"]
         self.cut = record["cut"]
 
     # Starting.
@@ -140,7 +142,7 @@ class Population:
         try:
             pid, channel = first or zygotes.start(config.worker_class)
         except OSError as error:
-            self.not_started(generation, f"{sys.executable} cannot be started: {error.strerror}")
+            self.not_started(generation, f"{called.interpreter()} cannot be started: {error.strerror}")
             return
         zygote = Zygote(generation, config, preload, channel, pid)
         timeout = config.boot_timeout
@@ -408,6 +410,7 @@ class Population:
             zygote.loaded = True
             zygote.pressure = None
             zygote.killed_because = ""
+            self.tell_place(zygote, message["folder"], message["interpreter"])
             self.log.info(f"generation {generation}: loaded {message['description']} in {message['seconds']:.2f} s")
             self.tell(rollout.Loaded(generation))
         elif message.kind == "LOAD_FAILED":
@@ -427,6 +430,18 @@ class Population:
             if worker and worker.generation == generation and not worker.pid and not worker.boot_failure:
                 worker.boot_failure = message["message"]
                 self.fail(message, f"{worker.name} could not be forked: ")
+
+    def tell_place(self, zygote: Zygote, folder: str, interpreter: str) -> None:
+        """Say where a generation runs, if that is not where the others do, and if a release has left it behind."""
+        zygote.place = f"working directory {folder}, interpreter {interpreter}"
+        if any(other.loaded and other.place != zygote.place for other in self.zygotes):
+            self.log.info(f"generation {zygote.generation}: {zygote.place}")
+        for what, path in (("working directory", folder), ("interpreter", interpreter)):
+            if link := called.left_behind(self.links, path):
+                self.log.warning(
+                    f"generation {zygote.generation}: {link} leads to {os.path.realpath(link)} now, but the {what} is "
+                    f"still {path}: call it, or set chdir, by way of the link (deploy/README.md)"
+                )
 
     def on_worker(self, process: WorkerProcess, message: Message) -> None:
         if message.kind == "HELLO":

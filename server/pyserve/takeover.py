@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pyserve import __version__, arguments, carried, config, zygotes
+from pyserve import __version__, arguments, called, carried, config, zygotes
 from pyserve.cli import say, tell
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
@@ -55,7 +55,7 @@ def start_zygote(worker_class: str) -> None:
     try:
         pid, channel = zygotes.start(worker_class)
     except OSError as error:
-        raise PyserveError(f"{sys.executable} cannot be started: {error.strerror}") from None
+        raise PyserveError(f"{called.interpreter()} cannot be started: {error.strerror}") from None
     channel.close()
     _, status = os.waitpid(pid, 0)
     if status != 0:

@@ -19,6 +19,7 @@ import stat
 import sys
 from functools import cache
 
+from pyserve import called
 from pyserve.accounts import groups_of, ids_of
 from pyserve.errors import ConfigError
 from pyserve.log import STANDARD_STREAMS
@@ -150,7 +151,7 @@ def warning(what: str, paths: Iterable[str], why: str, workers: Account) -> Iter
 
 def program() -> Iterator[str]:
     """The files of this process's interpreter and packages, and where it would look for more."""
-    yield sys.executable
+    yield called.interpreter()
     yield os.path.join(sys.prefix, "pyvenv.cfg")
     yield os.path.abspath(sys.argv[0])
     for folder in map(os.path.abspath, sys.path):

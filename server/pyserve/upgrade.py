@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from pyserve import carried, linux, rollout
+from pyserve import called, carried, linux, rollout
 from pyserve.deaths import explain
 from pyserve.failpoint import failpoint
 
@@ -147,9 +147,9 @@ class Upgrade:
             carried.share(shared, True)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            os.execve(sys.executable, command, os.environ)
+            os.execve(command[0], command, os.environ)
         except OSError as error:
-            os.write(output, f"{sys.executable} cannot be started: {error.strerror}".encode())
+            os.write(output, f"{command[0]} cannot be started: {error.strerror}".encode())
         finally:
             os._exit(127)
 
@@ -196,18 +196,19 @@ class Upgrade:
         if master.control:
             master.control.dismiss("pyserve is being upgraded: ask again")
         shared: list[int] = []
+        command = own_command(master.config.sources.cwd)
         try:
             record = master.carried()
             state = carried.pack(record)
             shared = [state, *carried.descriptors(record)]
             carried.share(shared, True)
             failpoint("upgrade.exec")
-            os.execve(sys.executable, own_command(master.config.sources.cwd), {**os.environ, VARIABLE: str(state)})
+            os.execve(command[0], command, {**os.environ, VARIABLE: str(state)})
         except Exception as error:  # noqa: BLE001  (as above)
             carried.share(shared, False)
             for fd in shared[:1]:
                 os.close(fd)
-            self.fail(f"{sys.executable} cannot be executed: {why(error)}")
+            self.fail(f"{command[0]} cannot be executed: {why(error)}")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, usual)
 
@@ -224,4 +225,4 @@ def own_command(cwd: str) -> list[str]:
     script = sys.argv[0]
     safe = [] if sys.flags.safe_path else ["-P"]
     words = (os.path.join(cwd, word) if word == script else word for word in sys.orig_argv[1:])
-    return [sys.executable, *safe, *words]
+    return [called.interpreter(), *safe, *words]

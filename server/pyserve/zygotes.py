@@ -1,8 +1,9 @@
 """Starting a zygote: an interpreter that has imported nothing, with one end of a channel as its descriptor 3.
 
-Each is a fresh exec, so that new code and a new interpreter count. Only the first generation's is forked, by the
-launcher, before it has imported anything itself (``fork_early``): the interpreter is then as fresh, and the two import
-side by side, the master its configuration and the zygote what serving needs. ``_resemble_exec`` makes both look alike.
+Each is a fresh exec of the interpreter that ``called`` finds, so that new code and a new interpreter count. Only the
+first generation's is forked, by the launcher, before it has imported anything itself (``fork_early``): the interpreter
+is then as fresh, and the two import side by side, the master its configuration and the zygote what serving needs.
+``_resemble_exec`` makes both look alike.
 Every import here delays the zygote. Therefore the C modules behind socket and signal, which import selectors, enum and
 more for what is not needed here.
 """
@@ -14,6 +15,8 @@ import _socket
 import contextlib
 import os
 import sys
+
+from pyserve import called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ def fork_early() -> str:
         for fd in range(3, 3 + min(int(handed_over), MOST_HANDED_OVER)):
             with contextlib.suppress(OSError):  # whoever takes them over says what is wrong
                 os.set_inheritable(fd, False)  # they go to zygotes by their channels
+    if called.real(called.interpreter()) != sys.executable:
+        return ""  # the modules that this one finds may be another release's by the time they are imported
     program = _guess()
     ours, theirs = _channel()
     usual = _signal.pthread_sigmask(_signal.SIG_BLOCK, BLOCKED)
@@ -166,10 +171,11 @@ def configure(
 def _start(program: str) -> tuple[int, int, str]:
     ours, theirs = _channel()
     environ = {name: value for name, value in os.environ.items() if name not in MASTER_ONLY}
+    command = _command(program)
     try:
         pid = os.posix_spawn(
-            sys.executable,
-            _command(program),
+            command[0],
+            command,
             environ,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, theirs, CHANNEL_FD),
@@ -192,7 +198,7 @@ def _channel() -> tuple[int, int]:
 
 
 def _command(program: str) -> list[str]:
-    return [sys.executable, *interpreter_options(sys.orig_argv), "-P", "-c", program]
+    return [called.real(called.interpreter()), *interpreter_options(sys.orig_argv), "-P", "-c", program]
 
 
 def interpreter_options(command: list[str]) -> list[str]:

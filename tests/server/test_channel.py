@@ -44,7 +44,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "named": {"scoreboard": 1, "listeners": 2},
     },
     "SPAWN": {"id": 7, "number": 0, "slot": 3},
-    "LOADED": {"description": "app:wsgi", "seconds": 0.25},
+    "LOADED": {"description": "app:wsgi", "seconds": 0.25, "folder": "/srv", "interpreter": "/bin/python"},
     "LOAD_FAILED": {"kind": "app", "message": "no module named 'app'", "details": "Traceback …\n"},
     "UNSAFE": {"reasons": "started 1 thread"},
     "SPAWN_FAILED": {"id": 7, "kind": "hook", "message": "before_fork hook failed", "details": ""},

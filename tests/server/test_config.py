@@ -566,22 +566,6 @@ def test_reload_refuses_to_lose_the_application(cwd: str) -> None:
     assert caught.value.message == "no application given any more: app is gone from the configuration file"
 
 
-# ------------------------------------------------------------------------------------------------- working directory
-
-
-def test_the_shells_name_of_the_directory_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    release = tmp_path / "release-1"
-    release.mkdir()
-    current = tmp_path / "current"
-    current.symlink_to(release)
-    monkeypatch.chdir(release)
-    assert config.working_directory({"PWD": str(current)}) == str(current)
-    assert config.working_directory({"PWD": str(tmp_path)}) == str(release)
-    assert config.working_directory({"PWD": str(tmp_path / "gone")}) == str(release)
-    assert config.working_directory({"PWD": "."}) == str(release)
-    assert config.working_directory({}) == str(release)
-
-
 def test_more_connections_than_descriptors_is_worth_a_warning(cwd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyserve.linux.descriptor_limits", lambda: (1024, 4096))
     assert load(CLI, {}, cwd).limit_connections == 1952

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyserve import zygotes
+from pyserve import called, zygotes
 from pyserve.channel import Channel
 from pyserve.zygotes import interpreter_options
 
@@ -120,7 +120,7 @@ def test_zygote_gets_its_channel_and_little_else(monkeypatch: pytest.MonkeyPatch
 
 EARLY = """
 import json, os, sys
-from pyserve import zygotes
+from pyserve import called, zygotes
 if zygotes.fork_early():
     exec(zygotes.PROGRAM)
     os._exit(0)
@@ -170,7 +170,7 @@ zygotes.discard_early()  # none there: nothing happens
 
 def test_interpreter_that_is_gone_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(called, "_interpreter", ("/nowhere", "python"))
     with pytest.raises(FileNotFoundError):
         zygotes.start()
     assert len(os.listdir("/proc/self/fd")) == before

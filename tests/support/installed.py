@@ -19,7 +19,7 @@ class Installed:
         for package in PACKAGES:
             (folder / package.name).mkdir(parents=True)
             for file in package.iterdir():
-                if file.is_file():
+                if file.name != "__pycache__":
                     (folder / package.name / file.name).symlink_to(file)
 
     def replace(self, name: str, old: str, new: str) -> None:

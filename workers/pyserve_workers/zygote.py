@@ -93,6 +93,7 @@ class Generation:
         self.log = Log(self.log_fds["error_log"], self.config.log_level, f"zygote {self.number}")
         self.app: Callable[..., Any] | None = None  # None: each worker loads it for itself
         self.title = self.config.proc_name
+        self.folder = ""
 
     @property
     def access_log_fd(self) -> int | None:
@@ -117,8 +118,9 @@ class Generation:
         linux.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != self.master_pid:
             os._exit(1)
-        # Where the directory really is: a link to the current release is resolved once per generation.
-        sys.path[:0] = [*config.pythonpath, os.getcwd()]
+        # Where the directories really are: a link to the current release is resolved once per generation.
+        self.folder = os.getcwd()
+        sys.path[:0] = [*map(os.path.realpath, config.pythonpath), self.folder]
 
     def try_spool_dir(self) -> str:
         """Store something there as the user that the workers run as: what is wrong, empty if nothing is. What cannot be
@@ -219,7 +221,13 @@ class Zygote:
                 "503: set spool_dir"
             )
         failpoint("zygote.loaded")
-        self.channel.send("LOADED", description=description, seconds=time.monotonic() - began)
+        self.channel.send(
+            "LOADED",
+            description=description,
+            seconds=time.monotonic() - began,
+            folder=generation.folder,
+            interpreter=sys.executable,
+        )
         # While the master answers:
         if generation.app is not None and "urllib.parse" in sys.modules:
             # Web frameworks and getaddrinfo() import this at their first use: once here, rather than in each worker.
