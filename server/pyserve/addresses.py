@@ -19,14 +19,15 @@ else:
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
-EXPECTED = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://NUMBER"
+EXPECTED = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, unix:@NAME or fd://NUMBER"
 
 
 class Address(_Address):
     """Where to listen. ``kind`` says which of the others mean something.
 
-    "tcp": host (a name or an address, IPv6 without brackets) and port (0: any free one); "unix": path; "fd": fd, a
-    listening socket that the process was started with. ``str()`` is the canonical spelling, which ``parse`` reads.
+    "tcp": host (a name or an address, IPv6 without brackets) and port (0: any free one); "unix": path, or, with an @
+    before it, a name that is in no folder; "fd": fd, a listening socket that the process was started with. ``str()`` is
+    the canonical spelling, which ``parse`` reads.
     """
 
     __slots__ = ()
@@ -51,8 +52,19 @@ def descriptor(fd: int) -> Address:
     return Address("fd", "", 0, "", fd)
 
 
+def is_abstract(path: str) -> bool:
+    """Is a unix socket's path one of the kernel's names, which no folder has and anybody on the machine can reach?"""
+    return path.startswith("@")
+
+
+def shown(path: str) -> str:
+    """The path of a bound unix socket, as it is written here."""
+    return "@" + path[1:] if path.startswith("\0") else path
+
+
 def parse(text: str) -> Address:
-    """The address of "host:port", "host", "[::1]:port", ":port" (every IPv4 address), "unix:/path" or "fd://3".
+    """The address of "host:port", "host", "[::1]:port", ":port" (every IPv4 address), "unix:/path", "unix:@name" or
+    "fd://3".
 
     A port alone ("8000") is not taken, since it does not say whether the world or only this machine is meant.
     Raises ValueError with what was expected.
@@ -92,7 +104,7 @@ def _host(host: str) -> str:
 def _path(path: str) -> str:
     if path.startswith("//"):
         path = path[2:]  # unix:///run/x.sock, a common spelling of unix:/run/x.sock
-    if not path or "\0" in path:
+    if path in ("", "@") or "\0" in path:
         raise ValueError(EXPECTED)
     if len(path.encode("utf-8", "surrogateescape")) > 107:
         raise ValueError("the path of a unix socket can have 107 bytes at most")

@@ -432,4 +432,6 @@ def worker_class(given: dict[str, Given]) -> Given:
 
 def absolute_bind(folder: str, text: str) -> str:
     address = addresses.parse(text)
-    return str(address._replace(path=os.path.join(folder, address.path))) if address.kind == "unix" else text
+    if address.kind != "unix" or addresses.is_abstract(address.path):
+        return text
+    return str(address._replace(path=os.path.join(folder, address.path)))

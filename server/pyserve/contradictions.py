@@ -101,8 +101,8 @@ def warnings(given: Mapping[str, Given]) -> list[str]:
         lines.append(f"{said(given, 'access_logformat')} does nothing: access_logfile is not set")
     if given["worker_connections"].origin != "default" and given["worker_class"].value in ("sync", "threads"):
         lines.append(f"{said(given, 'worker_connections')} does nothing: {said(given, 'worker_class')}")
-    if given["socket_mode"].origin != "default" and not any(text[:5] == "unix:" for text in given["bind"].value):
-        lines.append(f"{said(given, 'socket_mode')} does nothing: no unix socket is bound")
+    if given["socket_mode"].origin != "default" and not any(map(has_mode, given["bind"].value)):
+        lines.append(f"{said(given, 'socket_mode')} does nothing: no unix socket at a path is bound")
     most = given["limit_connections"].value
     needed, allowed = descriptors.needed(most), descriptors.allowed(most)
     if needed > allowed and given["limit_connections"].origin != "default":
@@ -115,6 +115,10 @@ def warnings(given: Mapping[str, Given]) -> list[str]:
     if given["threads"].value > 1 and given["worker_class"].value != "threads":
         lines.append(f"{said(given, 'threads')} does nothing: {said(given, 'worker_class')}")
     return lines
+
+
+def has_mode(bind: str) -> bool:
+    return bind.startswith("unix:") and not addresses.is_abstract(bind.removeprefix("unix:"))
 
 
 def said(given: Mapping[str, Given], name: str) -> str:

@@ -21,6 +21,7 @@ import time
 
 from pyserve.commands import ANY_NUMBER, COMMANDS, RANGES
 from pyserve.controlsocket import ForbiddenError
+from pyserve.errors import BindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,7 +172,25 @@ class Control:
     def begin(self) -> None:
         self.epoll.register(self.socket.fileno(), select.EPOLLIN)
         self.log.overheard = self.overhear
-        self.log.info(f"control socket: {self.socket.path}")
+        if self.socket.is_there():
+            self.log.info(f"control socket: {self.socket.path}")
+
+    def renew(self) -> bool:
+        """Make the socket again if its file has vanished. False if it is not there, which is said."""
+        if self.socket.is_there():
+            return True
+        if not self.deaf_until:
+            self.epoll.unregister(self.socket.fileno())
+        self.deaf_until = 0.0
+        try:
+            self.socket.renew()
+        except BindError as error:
+            self.log.error(f"the control socket has vanished, and pyserve serves without one: {error.message}")
+            return False
+        finally:
+            self.epoll.register(self.socket.fileno(), select.EPOLLIN)
+        self.log.warning(f"the control socket {self.socket.path} had vanished; it is there again")
+        return True
 
     def soonest(self, latest: float) -> float:
         """When ``turn`` is to be called next, at the latest ``latest``; CLOCK_MONOTONIC seconds."""

@@ -6,6 +6,7 @@ well. Opening and closing only; what is said on it is ``control``'s.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -56,6 +57,18 @@ class ControlSocket:
             more = ALIVE if error.errno == errno.EADDRINUSE else ""
             raise BindError(f"cannot make the control socket {path}: {why}{more}") from None
         return cls(sock, path, file)
+
+    def is_there(self) -> bool:
+        """Do clients that come by the path arrive here?"""
+        return ownfile.is_there(self.path, self.file)
+
+    def renew(self) -> None:
+        """Listen once more: the file has vanished, perhaps with its folder. BindError if that cannot be."""
+        with contextlib.suppress(OSError):  # it is there, or listen() says why not
+            os.mkdir(os.path.dirname(self.path))
+        fresh = self.listen(self.path)
+        self.socket.close()
+        self.socket, self.file = fresh.socket, fresh.file
 
     def carried(self) -> dict[str, Any]:
         return {"fd": self.fileno(), "path": self.path, "file": self.file}

@@ -104,6 +104,15 @@ class Path(Kind):
         return str(super().from_text(text))
 
 
+class SocketFile(Path):
+    """The path of a unix socket, which has a mode; a name in no folder (``@name``) has none."""
+
+    def from_text(self, text: str) -> str:
+        if addresses.is_abstract(text):
+            raise ValueError("expected a path: who may connect to a name that is in no folder cannot be limited")
+        return super().from_text(text)
+
+
 class LogFile(Path):
     """A path, or "-" for the standard stream."""
 

@@ -33,7 +33,7 @@ class Listener:
         self.file = file  # of a unix socket that was made here: another one may be at its path later
         self.path = ""
         if sock.family == socket.AF_UNIX:
-            self.path = os.fsdecode(sock.getsockname())
+            self.path = addresses.shown(os.fsdecode(sock.getsockname()))
             self.server_name, self.server_port = "localhost", "80"
         else:
             host, port = sock.getsockname()[:2]
@@ -78,6 +78,11 @@ class Listener:
         file = record["file"] and tuple(record["file"])
         return cls(socket.socket(fileno=record["fd"]), inherited=record["inherited"], file=file)
 
+    @property
+    def lost(self) -> bool:
+        """Is the file of a unix socket that was made here gone, or another's?"""
+        return self.file is not None and not ownfile.is_there(self.path, self.file)
+
     def close(self, *, unlink: bool) -> None:
         """Close this process's descriptor; ``unlink`` removes the file of a unix socket that was made here."""
         if unlink and self.file:
@@ -97,9 +102,10 @@ def open_all(
     try:
         if activated:
             return [adopt(fd) for fd in activated]
-        for text in binds:
-            address = addresses.parse(text)
-            opened += [listen(address, backlog, socket_mode, owner)]
+        wanted = [addresses.parse(text) for text in binds]
+        ipv4 = {address.port for address in wanted if address.kind == "tcp" and ":" not in address.host}
+        for address in wanted:
+            opened += [listen(address, backlog, socket_mode, owner, v6only=address.port in ipv4)]
         return opened
     except BaseException:
         for listener in opened:
@@ -107,12 +113,15 @@ def open_all(
         raise
 
 
-def listen(address: Address, backlog: int, socket_mode: int, owner: tuple[int, int]) -> Listener:
+def listen(
+    address: Address, backlog: int, socket_mode: int, owner: tuple[int, int], *, v6only: bool = False
+) -> Listener:
+    """v6only: an IPv4 address of the same port is listened on, too; else [::] takes clients of both versions."""
     if address.kind == "fd":
         return adopt(address.fd)
     if address.kind == "unix":
         return _listen_unix(address.path, backlog, socket_mode, owner)
-    return _listen_tcp(address, backlog)
+    return _listen_tcp(address, backlog, v6only)
 
 
 def adopt(fd: int) -> Listener:
@@ -130,7 +139,7 @@ def adopt(fd: int) -> Listener:
     return Listener(sock, inherited=True)
 
 
-def _listen_tcp(address: Address, backlog: int) -> Listener:
+def _listen_tcp(address: Address, backlog: int, v6only: bool) -> Listener:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
@@ -142,7 +151,7 @@ def _listen_tcp(address: Address, backlog: int) -> Listener:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only or where[0] != "::")
         sock.bind(where)
         sock.listen(backlog)
     except OSError as error:
@@ -155,12 +164,25 @@ def _listen_tcp(address: Address, backlog: int) -> Listener:
 def _listen_unix(path: str, backlog: int, mode: int, owner: tuple[int, int]) -> Listener:
     from pyserve import socketfile
 
+    if addresses.is_abstract(path):
+        return _listen_abstract(path, backlog)
     path = os.path.abspath(path)
     try:
         sock, file = socketfile.listen(path, backlog, mode, owner)
     except OSError as error:
         raise BindError(f"cannot listen on unix:{path}: {_lower(error)}") from None
     return Listener(sock, inherited=False, file=file)
+
+
+def _listen_abstract(path: str, backlog: int) -> Listener:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.bind("\0" + path[1:])
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise BindError(f"cannot listen on unix:{path}: {_lower(error)}") from None
+    return Listener(sock, inherited=False)
 
 
 def _lower(error: OSError) -> str:

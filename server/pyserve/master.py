@@ -182,14 +182,19 @@ class Master:
             self.control.begin()
 
     def introduce(self) -> None:
-        self.warn_of(self.config)
+        for text in (*self.config.warnings, *trust.warnings(self.config)):
+            self.log.warning(text)
         self.log.info(f"pyserve {__version__} on Python {sys.version.split()[0]}, pid {os.getpid()}")
         for listener in self.listeners:
             self.log.info(f"listening on {listener.url}{' (handed over)' if listener.inherited else ''}")
 
-    def warn_of(self, config: Config) -> None:
-        for text in (*config.warnings, *trust.warnings(config)):
-            self.log.warning(text)
+    def look_for_files(self) -> None:
+        """Those of our sockets may have vanished, say with a runtime directory that another service has removed."""
+        if self.control:
+            self.control.renew()
+        for listener in self.listeners:
+            if listener.lost:
+                self.log.error(f"{listener.url} has vanished, clients cannot connect; only a restart makes it again")
 
     def take_over(self) -> None:
         """Hear what has happened since the program before this one blocked its signals."""
@@ -290,7 +295,9 @@ class Master:
         except Exception as error:  # noqa: BLE001  (no configuration, however wrong, may end a server that serves)
             self.log.error(f"BUG: reload refused, nothing was changed: {error!r}")
             return 0
-        self.warn_of(config)
+        for text in config.warnings:
+            self.log.warning(text)
+        self.look_for_files()
         self.candidate = config
         self.notifier.reloading()
         self.tell(rollout.Reload(plan_of(config)))
@@ -327,6 +334,7 @@ class Master:
             self.log.warning("upgrade refused: pyserve is stopping")
             return
         called.follow(self.config.sources.cwd)
+        self.look_for_files()
         if self.upgrade:
             self.upgrade.ask()
 

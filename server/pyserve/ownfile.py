@@ -32,6 +32,14 @@ def folder_of(path: str) -> Iterator[tuple[int, str]]:
         os.close(fd)
 
 
+def is_there(path: str, file: Identity) -> bool:
+    """Is this file at its path?"""
+    try:
+        return identity(os.stat(path, follow_symlinks=False)) == file
+    except OSError:
+        return False
+
+
 def remove(path: str, file: Identity) -> None:
     """Remove a file if it is still there; if not, or if this is not permitted any more, that is no matter.
 

@@ -28,6 +28,7 @@ from pyserve.kinds import (
     Seconds,
     Share,
     Size,
+    SocketFile,
     Switch,
     Variables,
     Whole,
@@ -136,8 +137,9 @@ SETTINGS = (
     # ------------------------------------------------------------------------------------------------------------
     Setting(
         "bind", "Sockets", ("-b", "--bind"), Many(Bind()), ["127.0.0.1:8000"],
-        "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (all interfaces), unix:PATH, or fd://N for a socket "
-        "handed over by whoever started pyserve; repeat for more.",
+        "Address to listen on: HOST:PORT, [IPV6]:PORT, :PORT (all IPv4 interfaces), [::]:PORT (all interfaces, both IP "
+        "versions unless another address names the port for IPv4), unix:PATH, unix:@NAME (in no folder: anybody on "
+        "the machine may connect), or fd://N for a socket handed over by whoever started pyserve; repeat for more.",
         platform=("PORT", "0.0.0.0:{}"),
         fixed=True,
     ),
@@ -200,7 +202,7 @@ SETTINGS = (
         fixed=True,
     ),
     Setting(
-        "control_socket", "Processes", ("--control-socket",), Optional(Path()), None,
+        "control_socket", "Processes", ("--control-socket",), Optional(SocketFile()), None,
         "Unix socket on which pyservectl asks for status, reloads, scales, stops and more. Only root and the user that "
         "pyserve runs as may use it.",
         default_text="$RUNTIME_DIRECTORY/pyserve.ctl under systemd, otherwise none",

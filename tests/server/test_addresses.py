@@ -6,7 +6,7 @@ import pytest
 
 from pyserve.addresses import Address, descriptor, parse, tcp, unix
 
-EXPECTED = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://NUMBER"
+EXPECTED = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, unix:@NAME or fd://NUMBER"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,8 @@ EXPECTED = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://NUMBER"
         ("unix:/run/x.sock", unix("/run/x.sock"), "unix:/run/x.sock"),
         ("unix:///run/x.sock", unix("/run/x.sock"), "unix:/run/x.sock"),
         ("unix:x.sock", unix("x.sock"), "unix:x.sock"),
+        ("unix:@name", unix("@name"), "unix:@name"),
+        ("unix://@name", unix("@name"), "unix:@name"),
         ("fd://3", descriptor(3), "fd://3"),
     ],
 )
@@ -48,6 +50,7 @@ def test_good_addresses(text: str, address: Address, canonical: str) -> None:
         ("https://localhost:80", EXPECTED),
         ("a b:80", EXPECTED),
         ("unix:", EXPECTED),
+        ("unix:@", EXPECTED),
         ("unix:" + "x" * 108, "the path of a unix socket can have 107 bytes at most"),
         ("unix:" + "é" * 54, "the path of a unix socket can have 107 bytes at most"),
         ("fd://", EXPECTED),

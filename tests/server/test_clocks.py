@@ -15,8 +15,9 @@ SOURCES = [
     if path.suffix in (".py", ".pyx", ".pxd", ".h") or (path.suffix == ".c" and path.with_suffix(".h").exists())
 ]
 WALL = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\b|CLOCK_REALTIME|gettimeofday|\btime\((NULL|0|&)|\bclock_wall\b")
-# Who may look at it: the stamps of the error log, the native clock, and its users, the access log and the Date field.
-READERS = {"log.py", "clock.h", "accesslog.pyx", "context.pyx", "context.pxd"}
+# Who may look at it: the stamps of the error log, who compares it with a file's time, the native clock, and its users,
+# the access log and the Date field.
+READERS = {"log.py", "pidfile.py", "clock.h", "accesslog.pyx", "context.pyx", "context.pxd"}
 
 
 def test_the_sources_are_found() -> None:

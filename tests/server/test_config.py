@@ -430,7 +430,7 @@ def test_contradictions(cli: dict[str, Any], message: str, cwd: str) -> None:
 
 
 def test_binds_that_go_together(cwd: str) -> None:
-    binds = ["127.0.0.1:0", "127.0.0.1:0", ":80", "[::]:80", "127.0.0.1:81", "unix:/x", "unix:/y", "fd://3"]
+    binds = ["127.0.0.1:0", "127.0.0.1:0", ":80", "[::]:80", "127.0.0.1:81", "unix:/x", "unix:@y", "fd://3"]
     assert load({**CLI, "bind": binds}, {}, cwd).bind == [*binds[:2], "0.0.0.0:80", *binds[3:]]
 
 
@@ -470,7 +470,7 @@ def test_settings_that_act_on_nothing_are_warned_of(cwd: str) -> None:
     found = load({**CLI, "access_logformat": "json", "socket_mode": "600"}, {}, cwd)
     assert found.warnings == [
         "access_logformat = json (--access-logformat) does nothing: access_logfile is not set",
-        "socket_mode = 600 (--socket-mode) does nothing: no unix socket is bound",
+        "socket_mode = 600 (--socket-mode) does nothing: no unix socket at a path is bound",
     ]
     assert load({**CLI, "max_requests_jitter": "9"}, {}, cwd).warnings == [
         "max_requests_jitter = 9 (--max-requests-jitter) does nothing: max_requests is not set"

@@ -34,7 +34,7 @@ SHARE = 'expected a whole number or a percentage such as "25%"'
 TIME = "expected seconds, or a number with ms, s, m, h or d"
 SIZE = "expected bytes, or a number with K, M, G or T (also KiB ...)"
 NETWORKS = 'expected addresses or networks such as 10.0.0.0/8, with commas between, or "*"'
-ADDRESS = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://NUMBER"
+ADDRESS = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, unix:@NAME or fd://NUMBER"
 PRELOAD = Choice(("auto", "always", "never"), yes="always", no="never")
 
 

@@ -113,13 +113,62 @@ def test_tcp(listen: Listen) -> None:
         accepted.close()
 
 
-def test_ipv6_is_only_ipv6(listen: Listen) -> None:
-    """So that [::]:80 and 0.0.0.0:80 can both be listened on."""
-    if not Path("/proc/net/if_inet6").exists():
-        pytest.skip("this kernel has no IPv6")
+needs_ipv6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this kernel has no IPv6")
+
+
+@needs_ipv6
+def test_an_ipv6_address_is_only_ipv6(listen: Listen) -> None:
     (listener,) = listen("[::1]:0")
     assert listener.url == f"http://[::1]:{port_of(listener)}"
     assert listener.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("spelling", ["[::]", "[0::0]"])
+def test_all_interfaces_are_those_of_both_versions(listen: Listen, spelling: str) -> None:
+    (listener,) = listen(f"{spelling}:0")
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port_of(listener))).close()
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "localhost"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_address_of_the_port_takes_its_ipv4_clients(listen: Listen, host: str, order: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))  # a port that nobody has on any interface
+        port = probe.getsockname()[1]
+    opened = {listener.socket.family: listener for listener in listen(*[f"[::]:{port}", f"{host}:{port}"][::order])}
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        accepted, peer = opened[socket.AF_INET].socket.accept()
+        assert peer == client.getsockname()
+        accepted.close()
+    socket.create_connection(("::1", port)).close()
+
+
+def test_a_name_in_no_folder(listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"pyserve-test-{os.getpid()}"
+    (listener,) = listen(f"unix:@{name}")
+    assert listener.url == f"unix:@{name}"
+    assert not listener.lost
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"\0{name}")
+    assert refusal(f"unix:@{name}") == f"cannot listen on unix:@{name}: address already in use"
+    resumed = Listener.resume({**listener.carried(), "fd": os.dup(listener.fileno())})
+    assert resumed.url == listener.url
+    resumed.close(unlink=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_whose_file_is_gone_or_anothers_is_lost(listen: Listen, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    (listener,) = listen(f"unix:{path}")
+    assert not listener.lost
+    path.unlink()
+    lost = [listener.lost]
+    path.touch()
+    assert [*lost, listener.lost] == [True, True]
 
 
 def test_name_with_addresses_of_both_families_is_ipv4(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,14 +76,59 @@ def test_running_process_is_not_overruled(path: Path) -> None:
     assert path.read_text() == f"{other}\n"
 
 
-def test_process_of_somebody_else_is_running_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kill(_pid: int, _signal: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", kill)
+def test_process_of_somebody_else_is_running_too(path: Path) -> None:
     path.write_text("1\n")
     with pytest.raises(ConfigError, match="pid 1 is running"):
         write(path)
+
+
+@pytest.fixture
+def younger() -> Iterator[int]:
+    """A process that has begun just now."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process.pid
+        process.kill()
+
+
+def test_a_number_that_is_somebody_elses_by_now_is_overruled(path: Path, younger: int) -> None:
+    """After a crash and a reboot any process can have it."""
+    path.write_text(f"{younger}\n")
+    os.utime(path, (0, time.time() - 3600))
+    write(path)
+    assert path.read_text() == f"{os.getpid()}\n"
+
+
+OWNER = """
+import sys
+from pyserve.pidfile import Pidfile
+Pidfile(sys.argv[1]).write()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_owner_runs_whatever_the_clock_says(path: Path) -> None:
+    command = [sys.executable, "-c", OWNER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout
+        owner.stdout.readline()
+        os.utime(path, (0, 0))  # as if the clock had been set since
+        with pytest.raises(ConfigError, match=f"pid {owner.pid} is running"):
+            write(path)
+        owner.kill()
+        owner.wait()
+    write(path)
+    assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_who_can_only_read_it_cannot_make_it_look_alive(path: Path, younger: int) -> None:
+    path.write_text(f"{younger}\n")
+    os.utime(path, (0, 0))
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        write(path)
+    assert path.read_text() == f"{os.getpid()}\n"
 
 
 def test_file_that_names_another_is_not_removed(path: Path) -> None:
