@@ -24,7 +24,10 @@ def number(file: str, pattern: str) -> float:
     ("longer", "shorter"),
     [
         (number("systemd/pyserve.service", "TimeoutStopSec="), STOP),
-        (number("systemd/pyserve.service", "TimeoutStartSec="), BY_NAME["boot_timeout"].default),
+        (
+            number("systemd/pyserve.service", "TimeoutStartSec="),
+            3 * BY_NAME["boot_timeout"].default + BY_NAME["graceful_timeout"].default,
+        ),
         (
             number("kubernetes.yaml", "terminationGracePeriodSeconds: "),
             STOP + number("kubernetes.yaml", r"sleep: \{seconds: "),

@@ -13,6 +13,7 @@ from systemd.machine import Machine
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 NAME = "pyserve.service"
+AT_ONCE = "ExecReload=\nExecReload=/bin/kill -HUP $MAINPID"  # for the drop-in: what the unit says to do instead
 APP = """
 import os, time
 
@@ -40,25 +41,27 @@ StandardError=append:/srv/myapp/log
 class Service:
     """``pyserve.service``: its files, its log, and what it answers."""
 
-    def __init__(self, machine: Machine, folder: Path, settings: str = "", drop_in: str = "") -> None:
+    def __init__(self, machine: Machine, folder: Path, settings: str = "", drop_in: str = "", name: str = NAME) -> None:
         self.machine = machine
+        self.name = name
         self.folder = folder
         self.url = ""
         (folder / "myapp.py").write_text(APP)
         (folder / "pyserve.toml").write_text(f'bind = ["127.0.0.1:0"]\nworkers = 2\n{settings}\n')
-        (folder / "venv").symlink_to(sys.prefix)
-        machine.write(NAME, (UNITS / NAME).read_text())
+        if not (folder / "venv").exists():
+            (folder / "venv").symlink_to(sys.prefix)
+        machine.write(name, (UNITS / NAME).read_text())
         # A checkout below /tmp would be hidden by the service's own one.
         private = "no" if sys.prefix.startswith(("/tmp/", "/var/tmp/")) else "yes"
-        machine.write(f"{NAME}.d/test.conf", f"{FOR_TESTS}PrivateTmp={private}\n{drop_in}")
+        machine.write(f"{name}.d/test.conf", f"{FOR_TESTS}PrivateTmp={private}\n{drop_in}")
         machine.systemctl("daemon-reload")
 
     def systemctl(self, verb: str) -> None:
         """``systemctl start`` and the like; the service's log is printed if it fails."""
         try:
-            self.machine.systemctl(verb, NAME)
+            self.machine.systemctl(verb, self.name)
         except AssertionError:
-            print(self.machine.systemctl("status", NAME, check=False), self.log, sep="\n")
+            print(self.machine.systemctl("status", self.name, check=False), self.log, sep="\n")
             raise
         if verb in ("start", "restart"):
             self.url = re.findall(r"listening on (\S+)", self.log)[-1]
@@ -72,7 +75,7 @@ class Service:
         wait_for(lambda: re.search(pattern, self.log), f"{pattern!r} in the log")
 
     def show(self, name: str) -> str:
-        return self.machine.show(NAME, name)
+        return self.machine.show(self.name, name)
 
     def master(self) -> int:
         """The master's pid, as seen from here."""

@@ -14,8 +14,9 @@ import requests
 from lifecycle.load import Load
 from support.installed import Installed
 from support.processes import title, wait_for
+from support.releases import Releases
 from systemd.machine import Machine
-from systemd.service import NAME, UNITS, Service
+from systemd.service import AT_ONCE, NAME, UNITS, Service
 
 
 @pytest.fixture
@@ -61,13 +62,81 @@ def test_reload_serves_new_code_and_loses_nothing(machine: Machine, folder: Path
     assert service.master() == master
 
 
-def test_a_reload_of_broken_code_leaves_the_service_active(machine: Machine, folder: Path) -> None:
+@pytest.mark.parametrize("broken", ["def broken(:", "import os; os._exit(3)"], ids=["does not compile", "exits"])
+def test_a_reload_of_broken_code_fails_and_leaves_the_service_active(
+    machine: Machine, folder: Path, broken: str
+) -> None:
     service = Service(machine, folder)
+    service.systemctl("start")
+    good = (folder / "myapp.py").read_text()
+    (folder / "myapp.py").write_text(broken)
+    with pytest.raises(AssertionError, match=r"Job for pyserve\.service failed"):
+        service.systemctl("reload")
+    assert "reload aborted, nothing was changed" in service.log
+    assert "generation 2 does not serve" in service.log  # what pyservectl said
+    wait_for(lambda: "the reload to generation 2 failed" in service.show("StatusText"), "the status")
+    assert (service.show("ActiveState"), service.show("NRestarts")) == ("active", "0")
+    assert service.get().startswith("one ")
+    (folder / "myapp.py").write_text(good.replace('"one"', '"repaired"'))
+    service.systemctl("reload")
+    assert service.get().startswith("repaired ")
+
+
+def test_a_reload_that_only_sends_a_signal_tells_the_status(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder, drop_in=AT_ONCE)
     service.systemctl("start")
     (folder / "myapp.py").write_text("def broken(:")
     service.systemctl("reload")
     wait_for(lambda: "the reload to generation 2 failed" in service.show("StatusText"), "the status")
     wait_for(lambda: service.show("ActiveState") == "active", "the unit's state")
+    assert service.get().startswith("one ")
+
+
+def test_a_reload_follows_the_link_to_the_current_release(machine: Machine, folder: Path) -> None:
+    """As in deploy/README.md, which has the three lines."""
+    readme = (UNITS.parent / "README.md").read_text()
+    lines = re.findall(r"(?m)^(?:WorkingDirectory|ExecStart|ExecReload)=/srv/myapp/current.*$", readme)
+    assert len(lines) == 3
+    releases = Releases(folder, Path("/srv/myapp"))
+    releases.make(1)
+    releases.deploy(1)
+    drop_in = "\n".join(["ExecStart=", "ExecReload=", "Environment=PYSERVE_BIND=127.0.0.1:0", *lines])
+    service = Service(machine, folder, drop_in=drop_in)
+    service.systemctl("start")
+    assert service.get() == releases.answer(1)
+    releases.make(2)
+    releases.deploy(2)
+    service.systemctl("reload")
+    assert service.get() == releases.answer(2)
+    releases.deploy(1)
+    service.systemctl("reload")
+    assert service.get() == releases.answer(1)
+    releases.deploy(2)
+    service.systemctl("reload")
+    releases.remove(1)
+    releases.make(3, app="def broken(:")
+    releases.deploy(3)
+    with pytest.raises(AssertionError, match="failed"):
+        service.systemctl("reload")
+    assert service.get() == releases.answer(2)
+    releases.remove(3)
+    releases.make(3)
+    machine.systemctl("kill", "--kill-whom=main", "--signal=USR2", NAME)
+    service.wait_for_log("upgraded: ")
+    service.systemctl("reload")
+    assert service.get() == releases.answer(3)
+    assert "leads to" not in service.log
+
+
+def test_two_services_of_one_unit_file_have_folders_of_their_own(machine: Machine, folder: Path) -> None:
+    service = Service(machine, folder)
+    service.systemctl("start")
+    other = Service(machine, folder, name="shop.service")
+    other.systemctl("start")
+    other.systemctl("reload")
+    other.systemctl("stop")
+    service.systemctl("reload")
+    service.wait_for_log("reload done: generation 2")
     assert service.get().startswith("one ")
 
 
