@@ -19,9 +19,15 @@ _interpreter: tuple[str, str] | None = None  # its folder as it was called at th
 
 
 def directory(environ: Mapping[str, str]) -> str:
-    """The working directory, as the shell knows it ($PWD), or as it is on the way to the script that was called."""
-    cwd = os.getcwd()
+    """The working directory, as the shell knows it ($PWD), or as it is on the way to the script that was called.
+
+    If it was removed, as a release may be under a shell that stands in it, what has its name now.
+    """
     names = (environ.get("PWD", ""), *_folders(sys.argv[0]))
+    try:
+        cwd = os.getcwd()
+    except FileNotFoundError:
+        return names[0] or "/"
     return next((name for name in names if os.path.isabs(name) and _same(name, cwd)), cwd)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def test_without_the_shell_the_directory_has_the_name_that_the_script_was_called
     monkeypatch.setattr(sys, "argv", [str(current / "venv/bin/pyserve")])
     assert called.directory({}) == str(current)
     assert called.directory({"PWD": str(current.resolve())}) == str(current.resolve())  # who says so wants it
+
+
+def test_a_directory_that_was_removed_is_what_has_its_name_now(tmp_path: Path, current: Path) -> None:
+    deploy(current, "2")
+    shutil.rmtree(tmp_path / "releases" / "1")
+    assert called.directory({"PWD": str(current)}) == str(current)
+    assert called.directory({}) == "/"
 
 
 @pytest.mark.parametrize(

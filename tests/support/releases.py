@@ -27,7 +27,7 @@ main()
 
 
 class Releases:
-    """``folder/releases/N``, with pyserve in each; ``folder/current`` leads to one of them.
+    """``folder/releases/N``, with pyserve in each, and modules in ``lib``; ``folder/current`` leads to one of them.
 
     seen: what the folder is called where they are served.
     """
@@ -47,7 +47,9 @@ class Releases:
         Installed(packages)
         (packages / "others.pth").write_text(sysconfig.get_path("purelib"))  # what pyserve needs
         (packages / "package.py").write_text(f'VERSION = "{number}"')
-        (packages / "late.py").write_text(f'VERSION = "{number}"')
+        library = self.path(number) / "lib"
+        library.mkdir()
+        (library / "late.py").write_text(f'VERSION = "{number}"')
         for name, module in (("pyserve", "__main__"), ("pyservectl", "ctl")):
             script = environment / "bin" / name
             python = self.seen / "releases" / str(number) / "venv" / "bin" / "python"

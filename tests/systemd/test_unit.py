@@ -100,7 +100,9 @@ def test_a_reload_follows_the_link_to_the_current_release(machine: Machine, fold
     releases = Releases(folder, Path("/srv/myapp"))
     releases.make(1)
     releases.deploy(1)
-    drop_in = "\n".join(["ExecStart=", "ExecReload=", "Environment=PYSERVE_BIND=127.0.0.1:0", *lines])
+    drop_in = "\n".join(
+        ["ExecStart=", "ExecReload=", "Environment=PYSERVE_BIND=127.0.0.1:0 PYSERVE_PYTHONPATH=lib", *lines]
+    )
     service = Service(machine, folder, drop_in=drop_in)
     service.systemctl("start")
     assert service.get() == releases.answer(1)
