@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
@@ -92,13 +93,15 @@ def test_in_connections_that_are_new_and_in_those_that_came_from_another_worker(
         server.wait_for_log("reload done: generation 2 serves")
         server.wait_for_log("has left")
         for (client, end, shift), size in zip(given, ahead, strict=True):
+            began = time.monotonic()
             send(client, end.sent[size:] + row(shift))
-            check_end(client, end)
+            check_end(client, end, began)
             client.socket.close()
         for end, shift in product(ENDS.values(), SHIFTS):
             with Client(("127.0.0.1", server.port)) as client:
+                began = time.monotonic()
                 send(client, end.sent + row(shift))
-                check_end(client, end)
+                check_end(client, end, began)
 
 
 @pytest.mark.usefixtures("worker_class")
@@ -108,10 +111,11 @@ def test_of_one_that_is_turned_away(tmp_path: Path) -> None:
         connect(server, stack).send(HALF_A_HEAD)
         for request, shift in product((b"", GET, GET[:20]), SHIFTS):
             with Client(("127.0.0.1", server.port)) as client:
+                began = time.monotonic()
                 send(client, request + row(shift))
-                check_end(client, TURNED_AWAY)
+                check_end(client, TURNED_AWAY, began)
             with Client(("127.0.0.1", server.port)) as client:
-                check_end(client, TURNED_AWAY)
+                check_end(client, TURNED_AWAY, time.monotonic())
                 send(client, request + row(shift))
 
 
@@ -132,7 +136,6 @@ def test_of_one_for_which_there_is_no_descriptor(tmp_path: Path) -> None:
             with Client(("127.0.0.1", server.port)) as client:
                 send(client, LENGTH + row(shift))
                 statuses.add(client.response().status)
-                assert client.closed()
         assert {503} <= statuses <= {503, 413}
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -211,10 +214,11 @@ def test_of_one_that_the_responder_has_answered(tmp_path: Path) -> None:
         os.kill(server.workers()[0], signal.SIGKILL)
         server.wait_for(lambda: server.get("/good").status_code == 503)
         clients = {shift: connect(server, stack) for shift in SHIFTS}
+        began = time.monotonic()
         for shift, client in clients.items():
             send(client, GET + row(shift))
         for client in clients.values():
-            check_end(client, End(b"", 503))
+            check_end(client, End(b"", 503), began)
         broken.unlink()
         server.wait_for(lambda: server.get("/good").status_code == 200)
         for shift, client in clients.items():
