@@ -555,10 +555,12 @@ class Population:
         self.bury(zygote)
         for process in [p for p in self.workers.values() if not p.pid and p.worker.generation == zygote.generation]:
             self.read(process)  # it was being forked: either it says HELLO or its channel ends
-        if zygote.stopping:
+        if zygote.stopping and not zygote.killed_because:
             return
         ended = self.explain(zygote)
         self.log.error(f"{zygote.name} {ended}")
+        if zygote.stopping:
+            return
         now = time.monotonic()
         if zygote.loaded:
             self.tell(rollout.ZygoteGone(zygote.generation, now))

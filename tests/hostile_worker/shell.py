@@ -32,10 +32,15 @@ def whole():
     return next(each for each in gc.get_objects() if isinstance(each, Worker))
 
 def tell(packet, *fds, to=None):
-    """Send the master a packet as it stands; fds: numbers, or what has one."""
+    """Send the master a packet as it stands; fds and to: numbers, or what has one."""
     numbers = array("i", [each if isinstance(each, int) else each.fileno() for each in fds])
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if fds else []
-    (to or whole().channel.socket).sendmsg([packet if isinstance(packet, bytes) else packet.encode()], rights)
+    to = to or whole().channel
+    sock = socket.socket(fileno=to if isinstance(to, int) else to.fileno())
+    try:
+        sock.sendmsg([packet if isinstance(packet, bytes) else packet.encode()], rights)
+    finally:
+        sock.detach()
 
 def ask_alone(*fds, **more):
     """Send EXCLUSIVE; more: JSON texts of its fields."""
@@ -87,7 +92,6 @@ def wsgi(environ, start_response):
     return [str(os.getpid()).encode()]
 
 if os.path.exists("at_import"):
-    zygote = socket.socket(fileno=os.dup(3))  # its channel
     exec(open("at_import").read())
 '''
 
@@ -131,10 +135,14 @@ class Shell:
     def said(self, line: str) -> None:
         def logged() -> bool:
             assert self.server.process.poll() is None, f"the master ended:\n{self.news}"
-            assert 'File "<string>"' not in self.news, f"the attack failed:\n{self.news}"
+            assert "answered with 500" not in self.news, f"the attack failed:\n{self.news}"
             return re.search(line, self.news) is not None
 
-        self.server.wait_for(logged)
+        try:
+            self.server.wait_for(logged)
+        except AssertionError:
+            print(f"--- log since the attack\n{self.news}---")
+            raise
 
     def is_well(self, workers: int = 2) -> None:
         """The master hears signals, and so many workers serve."""

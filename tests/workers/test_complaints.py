@@ -120,5 +120,15 @@ def test_threads_lose_no_count(log: MemoryLog) -> None:
     assert [text for _, text in log.records[1:]] == [f"::/64: {BAD}: 7999 times more in 0 s"]
 
 
-def test_a_client_of_a_unix_socket() -> None:
-    assert client_of(None) == "a unix socket"
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        (None, "a unix socket"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1:2", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_clients(address: str | None, client: str) -> None:
+    assert client_of(address) == client

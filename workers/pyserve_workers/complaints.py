@@ -71,5 +71,5 @@ def client_of(address: str | None) -> str:
         return "a unix socket"
     if ":" not in address:
         return address
-    network = socket.inet_pton(socket.AF_INET6, address)[:NETWORK]
+    network = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:NETWORK]
     return f"{socket.inet_ntop(socket.AF_INET6, network + bytes(16 - NETWORK))}/{8 * NETWORK}"
