@@ -74,7 +74,9 @@ def report(one: Campaign, kind: str, plans: list[Plan], failures: list[Failure])
 def describe(plan: Plan) -> str:
     lines = [f"seed {plan.seed}: {plan.name}"]
     for word, argument in plan.steps:
-        if word == SEND:
+        if word == SEND and len(argument) == 1:  # byte by byte
+            lines[-1] += f" {argument!r}"
+        elif word == SEND:
             lines.append(f"  send {len(argument)}: {argument[:SHOWN]!r}{'…' * (len(argument) > SHOWN)}")
         else:
             lines.append(f"  {word} {'' if argument is None else argument}")

@@ -25,6 +25,11 @@ class Played:
     silent: bool = False  # nothing came that had to
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        how = [name for name in ("ended", "reset", "silent") if getattr(self, name)]
+        statuses = [answer.status for answer in self.reader.answers]
+        return f"answers {statuses}, then {' and '.join(how) or 'open'}, after {self.seconds:.2f} s"
+
 
 class Client:
     def __init__(self, plan: Plan, port: int, source: str) -> None:

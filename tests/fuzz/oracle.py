@@ -35,7 +35,7 @@ def judge(plan: Plan, played: Played, calls: list[Call]) -> list[str]:
     faults = list(judge_calls(plan, calls))
     if not faults:
         faults += judge_answers(plan, played, calls)
-    return faults
+    return [*faults, f"in all: {len(calls)} calls, {played}"] if faults else []
 
 
 def judge_calls(plan: Plan, calls: list[Call]) -> Iterator[str]:
