@@ -264,7 +264,7 @@ def test_a_log_that_nobody_reads(worker_class: str, tmp_path: Path) -> None:
             reader.reads.clear()
             shell.run(
                 """
-fd = whole().generation.log_fds[0]
+fd = whole().generation.log_fds["error_log"]
 try:
     while True:
         os.write(fd, b"x" * 4095 + b"\\n")

@@ -104,8 +104,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         with contextlib.suppress(OSError):
             group.rmdir()
         pytest.skip(f"no control group for memory can be made here: {error}")
-    command = support.server.command
-    monkeypatch.setattr(support.server, "command", lambda *arguments: [*enter, *command(*arguments)])
+    monkeypatch.setattr(support.server, "PYSERVE", (*enter, *support.server.PYSERVE))
     yield
     wait_for(lambda: not (group / "cgroup.procs").read_text())
     group.rmdir()

@@ -326,7 +326,7 @@ def test_what_the_kernel_refuses_is_said_by_flush(ends: Ends) -> None:
     except OSError:
         pytest.skip("this kernel has no SO_PASSRIGHTS")
     with open(os.devnull) as null:
-        ours.send("REOPEN", fds=[null.fileno()])
+        ours.send("REOPEN", named={}, fds=[null.fileno()])
     ours.send("GO")
     with pytest.raises(PermissionError):
         ours.flush()

@@ -158,13 +158,13 @@ def serve(
     ready: bool = True,
     error_log: Path | None = None,
     pass_fds: Sequence[int] = (),
-    program: Sequence[str] = PYSERVE,
+    program: Sequence[str] = (),
     bind: bool = True,
 ) -> Iterator[Server]:
     """A server started with these arguments in ``cwd``, listening (on a free port of 127.0.0.1 if no --bind is given).
 
     env: variables to add. ready=False: do not wait until every worker is ready. error_log: that of --error-logfile.
-    pass_fds: descriptors that it inherits, for fd://N. program: what is started. bind=False: a file says where.
+    pass_fds: descriptors that it inherits, for fd://N. program: what is started instead of PYSERVE. bind=False: a file says where.
     """
     if bind and not any(word == flag or word.startswith(f"{flag}=") for word in arguments for flag in BIND_FLAGS):
         arguments = (*arguments, "--bind", "127.0.0.1:0")
@@ -174,7 +174,7 @@ def serve(
             environ["PYSERVE_WORKER_CLASS"] = worker_class
         if worker_class == "threads" or "threads" in arguments:
             environ["PYSERVE_THREADS"] = "16"
-        server = Server([*program, *arguments], cwd, environ, Path(folder, "log"), error_log, pass_fds)
+        server = Server([*(program or PYSERVE), *arguments], cwd, environ, Path(folder, "log"), error_log, pass_fds)
         try:
             if ready:
                 wait_until_ready(server)
