@@ -57,6 +57,6 @@ cdef class Response:
     cdef int put_file(self, int fd, uint64_t offset, uint64_t size) except -2
     cdef int put_part_of_file(self, Outbox outbox, int fd, uint64_t offset, uint64_t size) except -2
     cdef int finish(self) except -2
-    cdef int put_end(self, Outbox outbox) except -2
+    cdef void end_body(self, Outbox outbox) noexcept
     cdef int plain(self, int status, str text) except -1
     cdef void drop_head(self) noexcept

@@ -100,6 +100,10 @@ cdef int kind_of(const char *name, size_t size) noexcept:
     return 0
 
 
+cdef int refuse_second(str what) except -1:
+    raise RuntimeError(f"{what} while another thread was sending a part of the response")
+
+
 @cython.final
 cdef class Response:
     """Lives for one request; a connection uses it again if the app has kept no reference."""
@@ -141,7 +145,7 @@ cdef class Response:
         cdef Outbox outbox = self.outbox
         with cython.critical_section(outbox):
             if outbox.busy:
-                raise RuntimeError(f"{what} while another thread was sending a part of the response")
+                refuse_second(what)
             outbox.busy = True
         return outbox
 
@@ -173,12 +177,16 @@ cdef class Response:
             raise TypeError(f"the response headers must be a list, not {type(headers).__name__}")
         if self.context.seen_head is None:   # without a GIL the list may change meanwhile
             headers = PyList_GetSlice(headers, 0, PyList_GET_SIZE(headers))
+        with cython.critical_section(self.outbox):   # where nothing runs the app's code, the look alone will do
+            if self.outbox.busy:
+                refuse_second("start_response was called")
+            self.stage = FRESH   # until the new head has proved to be sound
+            if self.repeat_head(status, <list>headers):
+                return self.writer
         outbox = self.occupy("start_response was called")
         try:
-            self.stage = FRESH   # until the new head has proved to be sound
-            if not self.repeat_head(status, <list>headers):
-                self.set_head(status, <list>headers)
-                self.remember_head(status, <list>headers)
+            self.set_head(status, <list>headers)
+            self.remember_head(status, <list>headers)
         finally:
             outbox.leave()
         return self.writer
@@ -449,7 +457,7 @@ cdef class Response:
     cdef int put_sequence(self, object chunks) except -2:
         """The whole body, as a list or tuple."""
         cdef uint64_t total = 0
-        cdef Outbox outbox
+        cdef Outbox outbox = self.outbox
         cdef bint whole
         if self.stage == FRESH:
             raise RuntimeError("the app did not call start_response")
@@ -459,11 +467,10 @@ cdef class Response:
             if not isinstance(data, bytes):
                 raise TypeError(f"the body must consist of bytes, not {type(data).__name__}")
             total += PyBytes_GET_SIZE(data)
-        outbox = self.occupy("the body was given")
-        try:
+        with cython.critical_section(outbox):   # nothing in there waits, or runs the app's code
+            if outbox.busy:
+                refuse_second("the body was given")
             whole = self.put_whole(outbox, chunks, total)
-        finally:
-            outbox.leave()
         if not whole:
             for data in chunks:
                 if self.put(data):
@@ -537,30 +544,34 @@ cdef class Response:
 
     cdef int finish(self) except -2:
         """The body has ended."""
-        cdef Outbox outbox
+        cdef Outbox outbox = self.outbox
         if self.stage == FRESH:
             raise RuntimeError("the app did not call start_response")
-        outbox = self.occupy("the response ended")
+        with cython.critical_section(outbox):
+            if outbox.busy:
+                refuse_second("the response ended")
+            if self.stage == STAGED:
+                if not self.head_request:
+                    self.declared = True   # with the app's Content-Length or none, which is 0
+                self.commit()
+            if self.bodiless or not self.chunked:
+                self.end_body(outbox)
+                return 0
+        self.occupy("the response ended")
         try:
-            return self.put_end(outbox)
+            if outbox.keep(b"0\r\n\r\n", 5) == OUT_GONE:   # sent when the connection flushes
+                return 1
+            self.end_body(outbox)
         finally:
             outbox.leave()
+        return 0
 
-    cdef int put_end(self, Outbox outbox) except -2:
-        if self.stage == STAGED:
-            if not self.head_request:
-                self.declared = True   # with the app's Content-Length or none, which is 0
-            self.commit()
-        if not self.bodiless:
-            if self.chunked:
-                if outbox.keep(b"0\r\n\r\n", 5) == OUT_GONE:   # sent when the connection flushes
-                    return 1
-            elif self.declared and self.sent < self.length and not outbox.failure:
-                self.short = True
-                self.keep_alive = False
+    cdef void end_body(self, Outbox outbox) noexcept:
+        if not self.bodiless and self.declared and self.sent < self.length and not outbox.failure:
+            self.short = True
+            self.keep_alive = False
         self.stage = DONE
         outbox.whole = True
-        return 0
 
     cdef int plain(self, int status, str text) except -1:
         """A whole response of the server's own."""
