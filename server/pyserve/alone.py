@@ -228,6 +228,17 @@ class _Lock:
         self.lock.release()
 
 
+class _Nobody:
+    """In a process that the app has forked from a worker: it is no request, and the gate is none of its business."""
+
+    def enter_alone(self, _terms: Terms) -> None:
+        return None
+
+    def leave_alone(self, _ticket: Any) -> None:
+        pass
+
+
+NOBODY: Keeper = _Nobody()
 _keeper: Keeper = _Lock()
 
 

@@ -48,6 +48,8 @@ class Hook:
 
 _hooks: dict[str, list[Hook]] = {event: [] for event in EVENTS}
 _loop: asyncio.AbstractEventLoop | None = None
+# Told of each hook that has ended, however: where there is a server, it ends processes that the hook has forked.
+ended: Callable[[str], None] | None = None
 
 
 class HookFailedError(Exception):
@@ -166,9 +168,13 @@ def close() -> None:
 def _run(event: str, hook: Hook, arguments: tuple[str, ...], told: Callable[[str], None]) -> None:
     began = time.monotonic()
     timeout = hook.timeout
-    result = _within(timeout, lambda: hook.function(*arguments))
-    if hasattr(result, "__await__"):
-        _within(timeout and timeout + BLOCKED, lambda: _wait_for(result, timeout))
+    try:
+        result = _within(timeout, lambda: hook.function(*arguments))
+        if hasattr(result, "__await__"):
+            _within(timeout and timeout + BLOCKED, lambda: _wait_for(result, timeout))
+    finally:
+        if ended is not None:
+            ended(f"{event} hook {hook.name}")
     told(f"{event} hook {hook.name} took {time.monotonic() - began:.3f} s")
 
 

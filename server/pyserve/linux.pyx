@@ -7,6 +7,8 @@ forks inherits them; they then act as the signal's default, so that ``multiproce
 
 from cpython.exc cimport PyErr_SetFromErrno
 
+from os import strerror
+
 cdef extern from "writing.h" nogil:
     int WRITING_SHARED
     int WRITING_SOCKET
@@ -26,6 +28,7 @@ cdef extern from *:
     #include <sys/resource.h>
     #include <sys/syscall.h>
     #include <sys/socket.h>
+    #include <sys/wait.h>
     #include <time.h>
     #include <unistd.h>
 
@@ -195,11 +198,43 @@ cdef extern from *:
         return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
     }
 
+    /* Forks twice. The process in between borrows our memory until it has ended (vfork), so that it costs nothing, runs
+     * none of the C library's fork handlers a second time, and leaves us its errno. Returns 0 in the new process, what
+     * the one in between was called here, or -errno. Signals wait meanwhile: a handler that ran in between would run in
+     * our memory. */
+    static pid_t __attribute__((noinline)) fork_twice_(void)
+    {
+        sigset_t all, usual;
+        volatile int failure = 0;
+        pid_t between;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &usual);
+        between = vfork();
+        if (between == 0) {
+            pid_t pid = fork();
+            if (pid != 0) {
+                if (pid < 0)
+                    failure = errno;
+                _exit(pid < 0);
+            }
+        } else if (between < 0) {
+            failure = errno;
+        } else {
+            int status = 0;
+            /* ECHILD: the app has SIGCHLD ignored, or waits for everybody's children. */
+            if (waitpid(between, &status, 0) == between && status != 0 && failure == 0)
+                failure = EAGAIN;
+        }
+        pthread_sigmask(SIG_SETMASK, &usual, NULL);
+        return failure ? -failure : between;
+    }
+
     static int set_child_subreaper_(void) { return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); }
     static int set_parent_death_signal_(int number) { return prctl(PR_SET_PDEATHSIG, number, 0, 0, 0); }
     """
     int install_worker_signals(int wake_fd, int channel_fd, const char *notice, size_t size, unsigned int seconds) nogil
     int drop_new_handshakes_(int fd) nogil
+    int fork_twice_() nogil
     int set_child_subreaper_() nogil
     int set_parent_death_signal_(int number) nogil
     int start_timer_(int number, double seconds) nogil
@@ -213,6 +248,11 @@ cdef int _check(int result) except -1:
         PyErr_SetFromErrno(OSError)
     return 0
 
+cdef extern from "Python.h":
+    void PyOS_BeforeFork()
+    void PyOS_AfterFork_Parent()
+    void PyOS_AfterFork_Child()
+
 cdef extern from "<sys/resource.h>" nogil:
     cdef struct rlimit:
         unsigned long rlim_cur
@@ -225,6 +265,24 @@ cdef extern from "<sys/resource.h>" nogil:
 def set_child_subreaper() -> None:
     """Make orphans among this process's descendants its own children (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     _check(set_child_subreaper_())
+
+
+def fork_orphan() -> bool:
+    """Fork a process whose parent has ended by then: whoever adopts orphans is its parent soon. True in it, False here.
+
+    To Python and the app it is one fork: hooks (os.register_at_fork) run once, none of them in the process in between.
+    OSError: there can be no more processes.
+    """
+    cdef int result
+    PyOS_BeforeFork()
+    result = fork_twice_()
+    if result == 0:
+        PyOS_AfterFork_Child()
+        return True
+    PyOS_AfterFork_Parent()
+    if result < 0:
+        raise OSError(-result, strerror(-result))
+    return False
 
 
 def set_parent_death_signal(int number) -> None:

@@ -139,6 +139,7 @@ class Master:
             self.wait()
             self.take_signals()
             self.population.reap()
+            self.population.orphans.turn(time.monotonic(), self.config.graceful_timeout, self.shutdown.deadline)
             self.pressing.turn()
             self.recycling.turn(time.monotonic())
             self.population.exclusion.turn()
@@ -213,7 +214,7 @@ class Master:
         tick = min(TICK, self.notifier.watchdog_interval or TICK)
         soonest = min(self.pressing.soonest(now + tick), self.shutdown.look_again(now), rollout.due(self.state))
         soonest = self.population.exclusion.soonest(soonest, now)
-        soonest = self.fairness.soonest(soonest)
+        soonest = self.population.orphans.soonest(self.fairness.soonest(soonest))
         if self.control:
             soonest = self.control.soonest(soonest)
         if self.upgrade:

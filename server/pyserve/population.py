@@ -20,6 +20,7 @@ from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.exclusion import Exclusion
 from pyserve.findings import Findings
 from pyserve.oom import OomKills
+from pyserve.orphans import Orphans
 from pyserve.scoreboard import free_slot
 from pyserve.suspects import Suspects
 
@@ -82,6 +83,7 @@ class Population:
         self.zygotes: list[Zygote] = []
         self.responder: ResponderProcess | None = None
         self.exclusion = Exclusion(self)
+        self.orphans = Orphans(self)
         self.by_fd: dict[int, Child] = {}
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
         self.failure: tuple[int, str] = (ExitCode.APP, "")
@@ -97,7 +99,7 @@ class Population:
         self.more_ended = False  # children, than were reaped in this turn
 
     def __bool__(self) -> bool:
-        return bool(self.workers or self.zygotes or self.responder or self.news)
+        return bool(self.workers or self.zygotes or self.responder or self.news or self.orphans)
 
     def children(self) -> list[WorkerProcess | Zygote | ResponderProcess]:
         return [*self.workers.values(), *self.zygotes, *([self.responder] if self.responder else [])]
@@ -532,11 +534,13 @@ class Population:
         child = self.whose(pid)
         if child is None:
             _, status = os.waitpid(pid, 0)  # of the app's making, and left to us when its parent ended
+            self.orphans.reaped(pid)
             if pid in self.awaited:
                 self.awaited[pid] = status
             return
         self.read(child, LAST_WORDS)
         child.wait()
+        self.orphans.lost(child)
         if isinstance(child, Zygote):
             self.zygote_ended(child)
         elif isinstance(child, WorkerProcess):

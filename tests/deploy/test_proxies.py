@@ -8,7 +8,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -206,3 +208,40 @@ def test_the_app_sees_the_target_that_was_sent(
         server.wait_for_log("refused with 400: the path contains %00")
         if proxy is None:  # HAProxy refuses them itself
             server.wait_for_log("refused with 400: a byte above 0x7f .* set permit_raw_target")
+
+
+FORKING = """
+import multiprocessing, os, sys, time
+def wsgi(environ, start_response):
+    if environ["PATH_INFO"] == "/exit" and not os.fork():
+        sys.exit(0)
+    if environ["PATH_INFO"] == "/return":
+        os.fork()
+    if environ["PATH_INFO"] == "/later":
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True).start()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["QUERY_STRING"].encode()]
+"""
+
+
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+@pytest.mark.usefixtures("worker_class")
+def test_an_app_that_forks_behind_the_proxy(tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]]) -> None:
+    """On the proxy's kept connections everybody gets what he has asked for, and one that pyserve closes is not used again."""
+    (tmp_path / "app.py").write_text(FORKING)
+
+    def ask(number: int) -> None:
+        with requests.Session() as client:
+            for step in range(60):
+                path = ("exit", "return", "later", "", "", "")[step % 6] if number == 0 else ""
+                answer = client.get(f"{url}/{path}?{number}-{step}", timeout=GENEROUS)
+                assert (answer.status_code, answer.text) == (200, f"{number}-{step}")
+                if step % 20 == 10:
+                    time.sleep(1.2)  # longer than keep_alive
+
+    with serve("app:wsgi", "--workers", "2", "--keep-alive", "1", cwd=tmp_path) as server:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        with running(proxy(tmp_path, server, port), url, tmp_path / "proxy.log"), ThreadPoolExecutor(6) as threads:
+            list(threads.map(ask, range(6)))
+        assert "BUG" not in server.log

@@ -5,6 +5,7 @@ cdef class Client:
     cdef readonly int fd             # keeps its number when it has been closed
     cdef bint is_open
     cdef bint taken                  # by the app, for another protocol: its duplicates of the descriptor may live on
+    cdef bint given                  # to another worker, where the connection goes on
     cdef uint64_t lingered           # bytes thrown away since the half-close
     cdef str remote_addr, remote_port, peer_name
 
@@ -15,6 +16,6 @@ cdef class Client:
     cdef bint is_there(self) noexcept
     cdef void forget(self) noexcept
     cdef bint has_unread(self) noexcept
-    cdef void part(self) noexcept
+    cdef void part(self, int epoll) noexcept
     cdef int complain(self, object complaints, str level, str what) except -1
     cdef int explain(self, object complaints, int failure) except -1

@@ -29,6 +29,37 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *data, size_t size, int flags)
 
 
+cdef extern from "<sys/epoll.h>" nogil:
+    struct epoll_event:
+        pass
+    int EPOLL_CTL_DEL
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+
+    static int client_copies = 0;   /* may another process have copies of connections? */
+
+    static void client_before_fork(void)
+    {
+        client_copies = 1;
+    }
+    """
+    int client_copies
+    void client_before_fork() noexcept nogil
+    int pthread_atfork(void (*before)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil)
+
+
+pthread_atfork(client_before_fork, NULL, NULL)
+
+
+def no_copies_yet() -> None:
+    """The forks until now were before there were connections."""
+    global client_copies
+    client_copies = 0
+
+
 cdef enum:
     READS_A_TURN = 16            # so that one client does not hold the loop
     LINGER_BYTES = 16 << 20
@@ -48,6 +79,12 @@ cdef class Client:
     def peer(self):
         """(host, port) of the client, None for one of a unix socket."""
         return None if self.remote_addr is None else (self.remote_addr, int(self.remote_port))
+
+    def disown(self):
+        """This process is not the worker, where the connection goes on."""
+        if self.is_open:
+            self.is_open = False
+            close_fd(self.fd)
 
     cdef void names(self, str host, str port):
         """Its address; None and None for one of a unix socket."""
@@ -105,11 +142,13 @@ cdef class Client:
         cdef char one
         return recv(self.fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) > 0
 
-    cdef void part(self) noexcept:
-        """Closes the descriptor, once."""
+    cdef void part(self, int epoll) noexcept:
+        """Closes the descriptor, once. Where an app or a process that it has forked may have a copy, the connection is
+        ended, too, and leaves `epoll`, from which it would report as long as the copy is open, as the next of its number."""
         if self.is_open:
             self.is_open = False
-            if self.taken:
+            if self.taken or client_copies and not self.given:
+                epoll_ctl(epoll, EPOLL_CTL_DEL, self.fd, NULL)
                 shutdown(self.fd, SHUT_RDWR)
             close_fd(self.fd)
 

@@ -658,7 +658,7 @@ cdef class Connection(Client):
         if self.outbox.busy:   # a thread of the app's may be waiting for the descriptor
             self.is_open = False
             self.outbox.owns_fd = True
-        self.part()
+        self.part(self.context.epoll)
         return N_CLOSED
 
     # Telling

@@ -49,6 +49,8 @@ cdef class Context:
     cdef public bint draining
     cdef public object draining_event
     cdef public bint running
+    cdef public int epoll           # the loop's, where connections are; -1: none
+    cdef public bint forked         # this process is none of ours: the app has forked it from the worker
     cdef public object gatekeeper
     cdef readonly int client        # the descriptor of the request in the app, unless there may be several
     cdef readonly bint multithread

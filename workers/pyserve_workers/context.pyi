@@ -22,6 +22,8 @@ class Context:
     multiprocess: bool
     concurrent: bool
     draining: bool
+    epoll: int
+    forked: bool
     client: int
     gatekeeper: Any
     draining_event: Any

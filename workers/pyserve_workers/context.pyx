@@ -77,6 +77,7 @@ cdef class Context:
         self, app, settings, slot, errors, log, access_log=None, multithread=False, multiprocess=True, concurrent=False
     ):
         cdef Py_buffer view
+        self.epoll = -1
         self.app = app
         self.settings = settings
         self.errors = errors

@@ -43,18 +43,24 @@ cdef bint interrupt(Response response, unsigned long thread) noexcept:
 cdef int exchange(Context context, Response response, object start_response, dict environ) except -1:
     """Runs the request and leaves its response in the outbox, or cuts it: then keep_alive is False."""
     cdef object iterable = None
+    if context.forked:
+        leave(environ, None)
     try:
         set_running(context, response, True)
         iterable = context.app(environ, start_response)
+        if context.forked:
+            leave(environ, None)
         if type(iterable) is list or type(iterable) is tuple:
             response.put_sequence(iterable)
             response.finish()
         elif iterable is None:
             raise TypeError("the app returned None, not an iterable of bytes")
         elif not send_file(response, iterable):
-            iterate(response, iterable)
+            iterate(response, environ, iterable)
     except BaseException as error:
         set_running(context, response, False)
+        if context.forked:
+            leave(environ, error)
         fail(context, response, environ, error)
     finally:
         set_running(context, response, False)
@@ -66,14 +72,18 @@ cdef int exchange(Context context, Response response, object start_response, dic
     return 0
 
 
-cdef int iterate(Response response, object iterable) except -2:
+cdef int iterate(Response response, dict environ, object iterable) except -2:
     response.single = has_one(iterable)
     if response.head_request and response.stage == STAGED and not response.single:
         response.head_only()
         return response.finish()
     for data in iterable:
+        if response.context.forked:
+            break
         if response.put(data):
             break
+    if response.context.forked:
+        leave(environ, None)
     if response.outbox.failure:
         return OUT_GONE
     return response.finish()
@@ -110,8 +120,12 @@ cdef int close(Context context, Response response, dict environ, object iterable
         response.outbox.flush()   # what the client waits for does not wait for the app's tidying up
         set_running(context, response, True)
         finish()
+        if context.forked:
+            leave(environ, None)
     except BaseException as error:
         set_running(context, response, False)
+        if context.forked:
+            leave(environ, error)
         context.log.error(f"{name_of(environ)}: close() of the response raised\n{described(error)}")
     finally:
         set_running(context, response, False)
@@ -140,6 +154,13 @@ cdef int fail(Context context, Response response, dict environ, object error) ex
         return 0
     response.drop_head()
     return response.plain(status, "The request took too long." if status == 504 else "The application failed.")
+
+
+cdef int leave(dict environ, object error) except -1:
+    """The app's code has ended in a process that it has forked: does not return."""
+    from pyserve_workers import forked
+
+    forked.leave(name_of(environ), error)
 
 
 cdef int report_length(Context context, Response response, dict environ) except -1:

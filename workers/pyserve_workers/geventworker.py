@@ -13,12 +13,14 @@ without a watcher of its own can then wait for the next sweep.
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 from itertools import islice
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLRDHUP
 
 from pyserve.errors import ClientGone, RequestTimeout
-from pyserve_workers import worker
+from pyserve_workers import hubs, worker
 from pyserve_workers.connection import BUSY, REQUEST
 from pyserve_workers.crowd import overdue
 from pyserve_workers.databases import close_databases
@@ -27,8 +29,9 @@ from pyserve_workers.loop import LoopWorker
 try:
     from gevent import Timeout, get_hub
     from gevent.event import Event
+    from gevent.exceptions import LoopExit
     from gevent.socket import wait_write
-    from greenlet import getcurrent
+    from greenlet import getcurrent, greenlet
 
     from pyserve_workers.greenlets import Pool, Relieved
 except ImportError as error:
@@ -77,8 +80,18 @@ class GeventWorker(LoopWorker):
         self.shrink_at = 0.0
         if self.config.timeout:
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
+        self.watcher = self.hub.loop.io(self.epoll.fileno(), READ)
         self.ticker = self.hub.loop.timer(self.sweep_every, self.sweep_every)
         self.soon = self.hub.loop.timer(0.0)  # not started
+
+    def disown(self) -> None:
+        super().disown()
+        self.forker = getcurrent()
+        hubs.keep_only(self.forker)
+        if self.state != "booting":
+            self.pool.leader = None  # whoever it was, the hub has nobody lead after it
+            for watcher in (self.watcher, self.ticker, self.soon):
+                watcher.close()
 
     def client_here(self) -> int:
         runner = getattr(getcurrent(), "runner", None)
@@ -88,14 +101,23 @@ class GeventWorker(LoopWorker):
         return Event()
 
     def serve(self) -> None:
-        watcher = self.hub.loop.io(self.epoll.fileno(), READ)
-        watcher.start(self.pool.go)
+        self.watcher.start(self.pool.go)
         self.tick_every(self.sweep_every)
-        self.over.wait()
-        watcher.close()
+        try:
+            self.over.wait()
+        except LoopExit:  # in a process that the app has forked: nothing is left to do there
+            if self.waits(self.forker):
+                sys.exit(f"pid {os.getpid()}, which the app has forked, waits for what can never come")
+            raise
+        self.watcher.close()
         self.ticker.close()
         if self.failure is not None:
             raise self.failure
+
+    def waits(self, forker: greenlet) -> bool:
+        """Is a greenlet in code of the app, which has not ended?"""
+        runner = getattr(forker, "runner", None)
+        return not forker.dead and forker is not self.hub and (runner is None or runner.connection is not None)
 
     def tick_every(self, seconds: float) -> None:
         self.ticker.close()

@@ -73,6 +73,37 @@ class GreenletCall(Call):
             self.greenlet.throw(HookTimeout())
 
 
+def keep_only(forker: Any) -> None:
+    """In a process that was forked by the greenlet ``forker``: of all that there are, only it goes on, as of threads.
+
+    What the others wait for may come here too, or be given to them by what goes on. Whoever is woken goes back to the
+    hub before any code of its own runs.
+    """
+    import greenlet
+
+    hub = current()
+    if hub is None:  # a native thread
+        return
+    root = forker
+    while root.parent is not None:
+        root = root.parent
+    own = {forker, hub, root}
+
+    def send_back(_event: str, switch: tuple[Any, Any]) -> None:
+        """In the greenlet that was switched to."""
+        if switch[1] in own:
+            return
+        if sys._getframe().f_back is None:  # its first step: it was made here
+            own.add(switch[1])
+            return
+        while True:
+            greenlet.greenlet.switch(hub)
+
+    greenlet.settrace(send_back)
+    for callback in hub.loop._callbacks:  # greenlets that are still to take it
+        callback.stop()
+
+
 def destroy() -> None:
     """Have no hub and no loop, before a fork."""
     hub = current()

@@ -17,6 +17,7 @@ from pyserve import alone
 from pyserve.suspension import Suspension
 from pyserve_workers.accepting import accept
 from pyserve_workers.accesslog import AccessLog
+from pyserve_workers.client import no_copies_yet
 from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
 from pyserve_workers.crowd import expired, put_off
@@ -68,6 +69,8 @@ class LoopWorker(Worker):
             multiprocess=True,
             concurrent=self.concurrent,
         )
+        self.context.epoll = self.epoll.fileno()
+        no_copies_yet()
         self.context.draining_event = self.make_draining_event()
         self.main_thread = get_ident()
         self.gatekeeper = self.context.gatekeeper = Gatekeeper(self)
@@ -92,6 +95,16 @@ class LoopWorker(Worker):
         self.suspension = Suspension(time.monotonic())
         self.patience = self.sweep_every  # seconds that the loop may sleep
         self.linger_until = math.inf  # while draining: when idle connections are closed
+
+    def disown(self) -> None:
+        if self.state != "booting":
+            self.context.forked = True
+            alone.kept_by(alone.NOBODY)
+            for connection in self.connections.values():
+                connection.disown()
+            for fd in self.unserved:
+                close(fd)
+        super().disown()
 
     @abstractmethod
     def make_draining_event(self) -> Any:

@@ -153,6 +153,7 @@ cpdef int send(int queue, Connection connection, list listeners) except -1:
         label.port = int(connection.remote_port)
     failure = parcel_send(queue, connection.fd, body, &label, parts, count)
     if failure == 0:
+        connection.given = True
         connection.shut()
     return failure
 

@@ -197,6 +197,8 @@ cdef class Response:
             raise RuntimeError("write() was called after its request had ended")
         if self.stage == DONE and not self.taken:
             raise RuntimeError("write() was called after its response had ended")
+        if self.context.forked:
+            raise RuntimeError("write() was called in a process that the app has forked: only the worker answers")
         self.put(data)
 
     def take_over(self):
@@ -206,6 +208,8 @@ cdef class Response:
         cdef Outbox outbox
         if self.outbox is None:
             raise RuntimeError("the client's socket was used after its request had ended")
+        if self.context.forked:
+            raise RuntimeError("the client's socket was used in a process that the app has forked")
         if self.stage >= COMMITTED:
             raise RuntimeError("the client's socket was used after the response had begun")
         outbox = self.occupy("the client's socket was used")

@@ -14,6 +14,7 @@ from pyserve_workers.draining import Draining
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.ready import serve_ready
 from pyserve_workers.relief import Relief
+from pyserve_workers.system import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ class SyncWorker(LoopWorker):
     def prepare(self) -> None:
         super().prepare()
         self.relief: Relief | None = None
+
+    def disown(self) -> None:
+        if self.state != "booting" and self.in_app and self.context.client not in self.connections:  # its first request
+            close(self.context.client)
+        super().disown()
 
     def make_draining_event(self) -> Draining:
         return Draining(self)

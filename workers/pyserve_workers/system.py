@@ -1,4 +1,4 @@
-"""The system's own fork, close, socket, poll and epoll: imported before a zygote lets gevent replace them.
+"""The system's own close, socket, poll and epoll: imported before a zygote lets gevent replace them.
 
 What the server itself does with these must not wait in gevent's hub, and select.epoll is not there at all then.
 gevent's close() leaves the descriptor open until its hub has had a turn.
@@ -6,7 +6,7 @@ gevent's close() leaves the descriptor open until its hub has had a turn.
 
 from __future__ import annotations
 
-from posix import close, fork, waitpid
+from posix import close
 from select import epoll, poll
 
 TYPE_CHECKING = False
@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 else:
     from _socket import socket, socketpair
 
-__all__ = ["close", "epoll", "fork", "poll", "socket", "socketpair", "waitpid"]
+__all__ = ["close", "epoll", "poll", "socket", "socketpair"]

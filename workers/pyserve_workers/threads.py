@@ -132,6 +132,10 @@ class ThreadsWorker(LoopWorker):
         if late and self.leader is not None and self.pulse.is_late():
             self.take_back()
 
+    def disown(self) -> None:
+        self.tables = allocate_lock()  # the thread that held it is not here
+        super().disown()
+
     def take_back(self) -> None:
         self.leader = None
         self.bunch.push()

@@ -26,7 +26,7 @@ from pyserve.log import ErrorStream
 from pyserve.logs import take_over
 from pyserve.scoreboard import STATES
 from pyserve.stackfile import PART_END
-from pyserve_workers import system
+from pyserve_workers import forked, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,14 +120,17 @@ class Worker(ABC):
 
     def run(self) -> int:
         try:
-            failpoint(f"{self.role}.booting")
-            self.adopt()
-            began = time.monotonic()
-            self.boot()
-            self.become("ready")
-            self.channel.send("READY", seconds=time.monotonic() - began, heartbeat=self.heartbeat)
-            self.serve()
-            self.end()
+            try:
+                failpoint(f"{self.role}.booting")
+                self.adopt()
+                began = time.monotonic()
+                self.boot()
+                self.become("ready")
+                self.channel.send("READY", seconds=time.monotonic() - began, heartbeat=self.heartbeat)
+                self.serve()
+                self.end()
+            finally:
+                forked.check("outside of requests", only_exit=True)  # anything else is of ours, which finds all closed
         except PyserveError as error:
             self.channel.send("BOOT_FAILED", kind=error.kind, message=error.message, details=error.details)
             return FAILED
@@ -137,6 +140,17 @@ class Worker(ABC):
             self.log.critical(f"BUG: this worker failed; please report it\n{traceback.format_exc()}")
             return FAILED
         return 0
+
+    def disown(self) -> None:
+        """In a process that the app has forked (see forked.py)."""
+        if self.state in ("draining", "exited"):  # the listeners are closed, or the class knows which are not
+            self.generation.listener_fds = []
+        self.generation.disown()
+        for fd in (self.wake, self.wake_writer, self.stacks_fd, self.bell_fd):
+            if fd >= 0:
+                system.close(fd)
+        self.channel.close()
+        self.epoll.close()  # and what still came here would fail
 
     def adopt(self) -> None:
         """Become the master's child, tie this life to the master's, and say hello."""

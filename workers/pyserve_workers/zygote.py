@@ -27,10 +27,10 @@ from pyserve.failpoint import failpoint
 from pyserve.log import Log
 from pyserve.scoreboard import Scoreboard
 from pyserve.zygotes import BLOCKED, CHANNEL_FD
-from pyserve_workers import hubs, namedhooks, randomness
+from pyserve_workers import forked, hubs, namedhooks, randomness
 from pyserve_workers.audit import Audit
 from pyserve_workers.body import try_spool
-from pyserve_workers.system import fork, poll, socket, waitpid
+from pyserve_workers.system import close, poll, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ class Generation:
             return f"{directory}: {what}"
         return ""
 
+    def disown(self) -> None:
+        """In a process that the app has forked."""
+        for fd in (*self.listener_fds, *self.handoff_fds):
+            close(fd)
+
     def load_app(self) -> str:
         """Import the app and run its ``on_app_loaded`` hooks; what was loaded, in words. PyserveError if that fails."""
         from pyserve_workers.apploader import load, user_traceback
@@ -149,6 +154,7 @@ class Generation:
             with contextlib.suppress(ImportError):  # as below, at encodings.idna
                 lifecycle.prepare()
         finally:
+            forked.check(f"importing '{self.config.app}'")
             if gc.get_threshold()[0] == COLLECT_EVERY:  # the app has not chosen its own
                 gc.set_threshold(*usual)
         try:
@@ -169,6 +175,8 @@ class Zygote:
         from setproctitle import setproctitle
 
         generation = self.generation
+        forked.belong(self)
+        lifecycle.ended = forked.check
         faulthandler.register(DUMP, file=generation.log.fd, all_threads=True)
         setproctitle(f"pyserve: zygote gen {generation.number} [{generation.title}]")
         if not self.load():
@@ -248,22 +256,19 @@ class Zygote:
         failpoint("zygote.forking")
         hubs.destroy()
         flush_streams()
+        forked.belong(None)
         try:
-            middle = fork()
+            if linux.fork_orphan():
+                return self.become_worker(message)
         except OSError as error:
             self.refuse(message, "app", f"fork failed: {error.strerror}")
-            return None
-        if middle == 0:
-            try:
-                if fork() != 0:
-                    os._exit(0)
-            except OSError:
-                os._exit(1)
-            return self.become_worker(message)
-        _, status = waitpid(middle, 0)
-        if status != 0:
-            self.refuse(message, "app", "fork failed: no more processes, or no memory")
+        forked.belong(self)
         return None
+
+    def disown(self) -> None:
+        """In a process that the app has forked."""
+        self.channel.close()
+        self.generation.disown()
 
     def tell_lost(self) -> None:
         """While the master has nothing to say, and the log had no room for what we said: try again."""
@@ -285,6 +290,7 @@ class Zygote:
         worker = worker_class(self.generation, channel, message["number"], message["slot"])
         worker.stacks_fd = stacks_fd
         worker.bell_fd = bell_fd
+        forked.belong(worker)
         return worker
 
 
