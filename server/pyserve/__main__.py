@@ -32,7 +32,8 @@ def main() -> None:
         sys.exit(prove(sys.argv[1:-2], int(sys.argv[-1])))
     import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 
-    _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)  # until the master has its handler, there is nothing to reload
+    for number in (_signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGTTIN, _signal.SIGTTOU):
+        _signal.signal(number, _signal.SIG_IGN)  # until the master has its handlers, there is nothing to reload
     from pyserve import zygotes
 
     if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv) and (program := zygotes.fork_early()):

@@ -75,9 +75,11 @@ MESSAGES: dict[str, dict[str, type | Number]] = {
     "SPAWN_FAILED": {"id": COUNT, "kind": str, "message": str, "details": str},
     # worker → master
     "HELLO": {"pid": PID},
-    "READY": {"seconds": SECONDS, "heartbeat": bool},  # heartbeat: it stores one, whatever its requests do
+    # heartbeat: it stores one, whatever its requests do; takes: it can serve connections from the hand-off queue
+    "READY": {"seconds": SECONDS, "heartbeat": bool, "takes": bool},
     "BOOT_FAILED": {"kind": str, "message": str, "details": str},
     "LEAVING": {"cause": str},  # it stops accepting by itself: a TERM sent to it directly
+    "LET_GO": {"heard": bool},  # its copies of the listening sockets are closed; heard: by its loop, which drains
     "CHECKED": {"status": COUNT, "details": str},  # the answer to a check request, 0: none; what was logged meanwhile
     "BYE": {"cut": COUNT},  # requests that were cut
     # A request wants to run alone. fds: what it is answered on; closed when it does not want to any more.
@@ -97,8 +99,10 @@ MESSAGES: dict[str, dict[str, type | Number]] = {
     "CHECK": {},  # answer the check request that the configuration names
     "GO": {},
     "TAKE": {"allowed": bool},  # connections from the hand-off queue, once it serves; unasked, it may
-    # deadline: CLOCK_MONOTONIC seconds; share: how much of the queues it takes before it looks again, 0: all
-    "DRAIN": {"cause": str, "deadline": OPERATORS, "final": bool, "share": COUNT},
+    # deadline: CLOCK_MONOTONIC seconds; final: everything stops; takes: it serves the hand-off queue to its end. One
+    # that comes later, or after the worker began by itself, can only make that more and sooner.
+    "DRAIN": {"cause": str, "deadline": OPERATORS, "final": bool, "takes": bool},
+    "CLOSED": {},  # nobody listens any more: the hand-off queue grows no more
     # Let nothing enter the app, and say IDLE. owner: the number of the worker's own request that is to be alone, or 0.
     # Requests wait ``hold`` seconds, those with this line (method and path) ``line_hold``, and are refused then.
     "PAUSE": {
@@ -129,7 +133,7 @@ MESSAGES: dict[str, dict[str, type | Number]] = {
 
 # What children say; nothing else is heard from them.
 FROM_ZYGOTE = ("LOADED", "LOAD_FAILED", "UNSAFE", "SPAWN_FAILED")
-FROM_WORKER = ("HELLO", "READY", "BOOT_FAILED", "LEAVING", "CHECKED", "BYE", "EXCLUSIVE", "IDLE")
+FROM_WORKER = ("HELLO", "READY", "BOOT_FAILED", "LEAVING", "LET_GO", "CHECKED", "BYE", "EXCLUSIVE", "IDLE")
 ONCE = ("LOADED", "LOAD_FAILED", "UNSAFE", "HELLO", "READY", "BOOT_FAILED", "BYE")
 BESIDE = {"EXCLUSIVE": 1}  # descriptors; beside all else that a child says there are none
 

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 INTERRUPT = signal.SIGRTMIN + 1  # raise RequestTimeout in the app and log every thread's stack
 DUMP = signal.SIGRTMIN + 2  # faulthandler writes every thread's stack; works in C code too
 STACKS = signal.SIGRTMIN + 3  # the same, into the worker's stack file, for somebody who asked
+LET_GO = signal.SIGRTMIN + 4  # close the listening sockets, whatever the app is doing
+END = signal.SIGRTMIN + 5  # a worker's to itself: it is stuck, and nobody else ends it
 
 KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
+EXIT_GRACE = 2.0  # seconds for a worker that has said its last word to end
 QUIT_GRACE = 2.0  # seconds for a child to end that was told to do so at once
 MOST_UNBROKEN = (
     10_000  # messages of a child that come as fast as they are heard: thousands of requests cannot want so much
@@ -42,6 +45,7 @@ SIGNALS = {INTERRUPTED: INTERRUPT, DUMPED: DUMP, KILLED: signal.SIGKILL}
 
 RING = b"\1" + bytes(7)  # an eventfd, as the bell was at first, takes it too
 
+GOES_ON = "a thread or an exit handler of its app goes on"
 BOOTED = STATES.index("ready")
 
 
@@ -73,6 +77,11 @@ class Pressure:
     def deaf(cls, now: float) -> Pressure:
         """For a child that has closed its channel: one that ends has ended by then."""
         return cls("it has closed its channel", [(now + QUIT_GRACE, KILLED)])
+
+    @classmethod
+    def exit(cls, end: float) -> Pressure:
+        """An interpreter waits for the app's threads before it ends, and runs what the app has left for the end."""
+        return cls(GOES_ON, [(end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)])
 
     @classmethod
     def request(cls, now: float, why: str) -> Pressure:
@@ -110,7 +119,7 @@ class Child:
     """A process of ours: its channel, its pid once known, and what presses it."""
 
     # attributes that are JSON values
-    PLAIN: tuple[str, ...] = ("pid", "status", "killed_because", "at_end_of_file", "said", "unbroken")
+    PLAIN: tuple[str, ...] = ("pid", "status", "killed_because", "at_end_of_file", "said", "unbroken", "listens")
     SAYS: tuple[str, ...] = ()  # the kinds of its messages
 
     def __init__(self, channel: Channel, pid: int = 0) -> None:
@@ -123,6 +132,7 @@ class Child:
         self.at_end_of_file = False
         self.said: list[str] = []  # of what is said once
         self.unbroken = 0  # messages that were heard since its channel was last found empty
+        self.listens = True  # it has copies of the listening sockets
         if pid:
             self.identify(pid)
 
@@ -265,7 +275,7 @@ class WorkerProcess(Child):
     SAYS = FROM_WORKER
     PLAIN = (
         *Child.PLAIN, "slot_index", "leaving", "deadline", "boot_failure", "cut", "takes", "heartbeat",
-        "pressed_request", "asked_for",
+        "pressed_request", "asked_for", "released", "heard",
     )  # fmt: skip
 
     def __init__(
@@ -291,6 +301,8 @@ class WorkerProcess(Child):
         self.deadline = float("inf")  # of its drain, CLOCK_MONOTONIC seconds
         self.boot_failure = ""
         self.cut = 0
+        self.heard = False  # its loop has, that it drains
+        self.released = False  # when it leaves by itself: it may do so
         self.takes = True  # connections from the hand-off queue, once it serves
         self.heartbeat = False  # it stores one: it watches over its requests itself, and we only over that
         self.pressed_request = 0  # request_start of the request, or the heartbeat, that the pressure is for
@@ -344,6 +356,10 @@ class WorkerProcess(Child):
         return f"worker {self.worker.number} gen {self.worker.generation}{pid}"
 
     @property
+    def booted(self) -> bool:
+        return "READY" in self.said and "BYE" not in self.said
+
+    @property
     def watched(self) -> int:
         """Since when that goes on which ``timeout`` limits, in CLOCK_MONOTONIC ns; 0: nothing does."""
         return self.slot.get("heartbeat" if self.heartbeat else "request_start")
@@ -366,6 +382,12 @@ class WorkerProcess(Child):
         else:
             self.pressure = Pressure.drain(deadline, self.config.hook_timeout)
         self.pressed_request = 0
+
+    def press_exit(self, now: float) -> None:
+        """It has nothing more to do."""
+        if not self.killed_because:
+            end = max(now + EXIT_GRACE, self.deadline if self.leaving else now)
+            self.pressure = Pressure.exit(end)
 
 
 class ResponderProcess(Child):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 
+from pyserve.children import END
+
 SOMEBODY = "; not by pyserve: by someone, or by the kernel for lack of memory"
 NOT_MEMORY = "; not by pyserve, nor for lack of memory: by someone"
 MEMORY = " by the kernel, for lack of memory (its control group's oom_kill counts it)"
-STUCK = ": it was stuck and ended by its own alarm"
+STUCK = ": it was stuck and ended by its own timer"
 
 
 def explain(status: int | None, killed_because: str = "", *, oom: bool | None = None) -> str:
@@ -28,7 +30,7 @@ def explain(status: int | None, killed_because: str = "", *, oom: bool | None = 
     hint = ""
     if number == signal.SIGKILL:
         hint = {None: SOMEBODY, False: NOT_MEMORY, True: MEMORY}[oom]
-    elif number == signal.SIGALRM:
+    elif number == END:
         hint = STUCK
     return f"was killed by {name}{hint}"
 

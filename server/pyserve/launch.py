@@ -34,6 +34,7 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     except OSError as error:
         raise BindError(f"the sockets that LISTEN_FDS promises are not there: {error.strerror}") from None
     opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
+    zygotes.block_signals()  # until the master has its handlers: from here on there may be clients to answer
     belongings = Belongings(logs, opened, Scoreboard.create(), HandoffQueue.create())
     try:
         if config.control_socket:

@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, freethreading_compatible=True
 """The few Linux calls that the standard library does not offer, and the signal handlers that must work while Python cannot run.
 
-Nothing here knows of HTTP or of the app. The handlers are installed in worker processes only. A process that the app
+Nothing here knows of HTTP or of the app. The handlers are installed in zygotes and workers only. A process that the app
 forks inherits them; they then act as the signal's default, so that ``multiprocessing.Process.terminate()`` ends it.
 """
 
 from cpython.exc cimport PyErr_SetFromErrno
+from libc.stdlib cimport malloc
 
 from os import strerror
 
@@ -21,8 +22,11 @@ cdef extern from *:
     #define _GNU_SOURCE
     #endif
     #include <errno.h>
+    #include <fcntl.h>
     #include <linux/filter.h>
+    #include <pthread.h>
     #include <signal.h>
+    #include <stdlib.h>
     #include <string.h>
     #include <sys/prctl.h>
     #include <sys/resource.h>
@@ -38,8 +42,16 @@ cdef extern from *:
     static volatile unsigned int guarded_seconds = 0;
     static volatile int guarded_wake_fd = -1;
     static volatile int guarded_channel_fd = -1;
-    static char guarded_notice[PYSERVE_NOTICE_SIZE];
-    static volatile size_t guarded_notice_size = 0;
+    typedef struct {
+        char bytes[PYSERVE_NOTICE_SIZE];
+        volatile size_t size;
+    } notice;
+
+    static notice leaving, let_go;
+    static int *volatile listeners = NULL;
+    static volatile size_t listener_count = 0;
+    static int end_timer = -1;
+    static pid_t end_timer_pid = 0;
 
     static void act_as_default(int number)
     {
@@ -50,18 +62,44 @@ cdef extern from *:
         raise(number);  /* delivered when this handler returns */
     }
 
-    /* Ends the process after some seconds whatever it is doing: SIGALRM's default action needs no Python. */
-    static void arm_end(unsigned int seconds)
+    static int send_notice(const notice *what)
     {
-        struct sigaction action;
-        sigset_t set;
-        memset(&action, 0, sizeof action);
-        action.sa_handler = SIG_DFL;
-        sigaction(SIGALRM, &action, NULL);
-        sigemptyset(&set);
-        sigaddset(&set, SIGALRM);
-        sigprocmask(SIG_UNBLOCK, &set, NULL);
-        alarm(seconds);
+        return guarded_channel_fd < 0 ? 0 : (int)send(guarded_channel_fd, what->bytes, what->size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+
+    static int set_notice(notice *what, const char *bytes, size_t size)
+    {
+        if (size > PYSERVE_NOTICE_SIZE) {
+            errno = EMSGSIZE;
+            return -1;
+        }
+        memcpy(what->bytes, bytes, size);
+        what->size = size;
+        return 0;
+    }
+
+    /* The kernel's own calls: older C libraries have these in a library of their own, and not all may be called here. */
+    static int end_after_(unsigned int seconds)
+    {
+        struct itimerspec when;
+        memset(&when, 0, sizeof when);
+        when.it_value.tv_sec = (time_t)seconds;
+        return (int)syscall(SYS_timer_settime, end_timer, 0, &when, NULL);
+    }
+
+    /* A signal whose default action needs no Python, and which is not the app's: SIGALRM is. */
+    static int prepare_end_(int number)
+    {
+        struct sigevent event;
+        if (end_timer_pid == getpid())
+            return 0;
+        memset(&event, 0, sizeof event);
+        event.sigev_notify = SIGEV_SIGNAL;
+        event.sigev_signo = number;
+        if (signal(number, SIG_DFL) == SIG_ERR || syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &end_timer))
+            return -1;
+        end_timer_pid = getpid();
+        return 0;
     }
 
     static void on_term(int number)
@@ -73,12 +111,48 @@ cdef extern from *:
             errno = saved;
             return;
         }
-        arm_end(guarded_seconds);
-        if (guarded_channel_fd >= 0)
-            ignored = send(guarded_channel_fd, guarded_notice, guarded_notice_size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (end_timer_pid == guarded_pid)
+            end_after_(guarded_seconds);
+        ignored = send_notice(&leaving);
         ignored = write(guarded_wake_fd, "T", 1);
         (void)ignored;
         errno = saved;
+    }
+
+    /* Not closed: the numbers must not become somebody else's before the loop has heard of it. */
+    static void on_give_up(int number)
+    {
+        int saved = errno, ignored = 0;
+        size_t index;
+        (void)number;
+        if (getpid() == guarded_pid && listener_count) {  /* else the loop is about to say so itself */
+            for (index = 0; index < listener_count; index++)
+                ignored = dup3(guarded_wake_fd, listeners[index], O_CLOEXEC);
+            ignored = send_notice(&let_go);
+        }
+        (void)ignored;
+        errno = saved;
+    }
+
+    static void close_in_child(void)
+    {
+        size_t index;
+        for (index = 0; index < listener_count; index++)
+            close(listeners[index]);
+        listener_count = 0;
+    }
+
+    static int hold_listeners_(int *fds, size_t count)
+    {
+        static int registered = 0;
+        listener_count = 0;
+        free(listeners);
+        listeners = fds;
+        listener_count = count;
+        if (!registered && (errno = pthread_atfork(NULL, NULL, close_in_child)))
+            return -1;
+        registered = 1;
+        return 0;
     }
 
     static void on_quit(int number)
@@ -104,18 +178,21 @@ cdef extern from *:
         memset(&action, 0, sizeof action);
         action.sa_handler = handler;
         action.sa_flags = SA_RESTART;
+        sigfillset(&action.sa_mask);  /* one at a time: they may come to the small stack that Python's handlers run on */
         return sigaction(number, &action, NULL);
     }
 
-    static int install_worker_signals(int wake_fd, int channel_fd, const char *notice, size_t size, unsigned int seconds)
+    static int ignore_signal_(int number, int only_default)
     {
-        if (size > PYSERVE_NOTICE_SIZE) {
-            errno = EMSGSIZE;
+        struct sigaction action;
+        guarded_pid = getpid();
+        if (sigaction(number, NULL, &action))
             return -1;
-        }
-        guarded_pid = 0;
-        memcpy(guarded_notice, notice, size);
-        guarded_notice_size = size;
+        return only_default && action.sa_handler != SIG_DFL ? 0 : handle(number, on_ignored);
+    }
+
+    static int guard_worker_(int wake_fd, int channel_fd, unsigned int seconds)
+    {
         guarded_wake_fd = wake_fd;
         guarded_channel_fd = channel_fd;
         guarded_seconds = seconds;
@@ -132,7 +209,6 @@ cdef extern from *:
 
     static int the_timer = -1;
 
-    /* The kernel's own calls: older C libraries have these in a library of their own. */
     static int start_timer_(int number, double seconds)
     {
         struct sigevent event;
@@ -232,14 +308,23 @@ cdef extern from *:
     static int set_child_subreaper_(void) { return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); }
     static int set_parent_death_signal_(int number) { return prctl(PR_SET_PDEATHSIG, number, 0, 0, 0); }
     """
-    int install_worker_signals(int wake_fd, int channel_fd, const char *notice, size_t size, unsigned int seconds) nogil
+    ctypedef struct notice:
+        pass
+    notice leaving, let_go
+    int set_notice(notice *what, const char *text, size_t size) nogil
+    int guard_worker_(int wake_fd, int channel_fd, unsigned int seconds) nogil
+    int handle(int number, void (*handler)(int) noexcept nogil) nogil
+    void on_give_up(int number) noexcept nogil
+    int hold_listeners_(int *fds, size_t count) nogil
+    int ignore_signal_(int number, int only_default) nogil
+    int prepare_end_(int number) nogil
+    int end_after_(unsigned int seconds) nogil
     int drop_new_handshakes_(int fd) nogil
     int fork_twice_() nogil
     int set_child_subreaper_() nogil
     int set_parent_death_signal_(int number) nogil
     int start_timer_(int number, double seconds) nogil
     void stop_timer_() nogil
-    void arm_end(unsigned int seconds) nogil
     int mark_end_(int number, int fd) nogil
 
 
@@ -294,10 +379,37 @@ def guard_worker(int wake_fd, int channel_fd, bytes notice, unsigned int seconds
     """Install a worker's signal handlers, in C, so that they act even while the app is stuck in C code.
 
     TERM: sends ``notice`` on ``channel_fd`` (so that the master starts a replacement at once), writes a byte to ``wake_fd``
-    (so that the worker's loop wakes) and lets SIGALRM end the process after ``seconds`` if it is still there.
+    (so that the worker's loop wakes) and begins ``end_after(seconds)``, if ``prepare_end`` was called.
     QUIT: ends the process at once, with status 131. INT and HUP: nothing; the master alone decides.
     """
-    _check(install_worker_signals(wake_fd, channel_fd, notice, <size_t>len(notice), seconds))
+    _check(set_notice(&leaving, notice, <size_t>len(notice)))
+    _check(guard_worker_(wake_fd, channel_fd, seconds))
+
+
+def ignore_signals(numbers, bint only_default) -> None:
+    """Have these signals do nothing, or those of them that have their default action; in what this process forks they have it
+    again."""
+    for number in numbers:
+        _check(ignore_signal_(number, only_default))
+
+
+def hold_listeners(fds) -> None:
+    """These are listening sockets: nothing that this process forks from now on keeps them open."""
+    cdef size_t count = 0
+    cdef int *copy = <int *>malloc(max(1, <size_t>len(fds)) * sizeof(int))
+    if copy is NULL:
+        raise MemoryError
+    for fd in fds:
+        copy[count] = fd
+        count += 1
+    _check(hold_listeners_(copy, count))
+
+
+def give_up_listeners(int number, bytes notice) -> None:
+    """Have a guarded worker close its ``hold_listeners()`` on the signal ``number``, and send ``notice``, also while the app is
+    stuck. The descriptors' numbers stay taken, by its ``wake_fd``."""
+    _check(set_notice(&let_go, notice, <size_t>len(notice)))
+    _check(handle(number, on_give_up))
 
 
 def mark_end(int number, int fd) -> None:
@@ -319,9 +431,14 @@ def stop_timer() -> None:
     stop_timer_()
 
 
+def prepare_end(int number) -> None:
+    """Have a timer for ``end_after()``, which ends this process by the signal ``number``."""
+    _check(prepare_end_(number))
+
+
 def end_after(unsigned int seconds) -> None:
-    """Let SIGALRM end this process after ``seconds``, whatever it does; 0 takes that back."""
-    arm_end(seconds)
+    """End this process after ``seconds``, whatever it does; 0 takes that back."""
+    _check(end_after_(seconds))
 
 
 def drop_new_handshakes(int fd) -> None:

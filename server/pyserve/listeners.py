@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 
 from pyserve import addresses, ownfile
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pyserve.addresses import Address
     from pyserve.ownfile import Identity
 
+GONE = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM)  # concern one connection that is no more (accept(2))
 SYN_RECEIVED = "03"  # the state's number in /proc/net/tcp
 
 
@@ -50,9 +52,9 @@ class Listener:
         return self.socket.family in (socket.AF_INET, socket.AF_INET6)
 
     @property
-    def owned_tcp(self) -> bool:
-        """Was it bound here, and does it make handshakes?"""
-        return self.tcp and not self.inherited
+    def owned(self) -> bool:
+        """Was it bound here, and is it open?"""
+        return not self.inherited and self.fileno() >= 0
 
     @property
     def url(self) -> str:
@@ -83,10 +85,29 @@ class Listener:
         """Is the file of a unix socket that was made here gone, or another's?"""
         return self.file is not None and not ownfile.is_there(self.path, self.file)
 
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """The client that has waited longest and its address; None if nobody waits. OSError if the system refuses."""
+        look = select.poll()
+        look.register(self.socket, select.POLLIN)
+        while look.poll(0):
+            self.socket.setblocking(False)  # workers have it, too, and may have changed that
+            try:
+                client, peer = self.socket.accept()
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno in GONE:
+                    continue
+                raise
+            client.setblocking(False)
+            return client, peer
+        return None
+
     def close(self, *, unlink: bool) -> None:
         """Close this process's descriptor; ``unlink`` removes the file of a unix socket that was made here."""
         if unlink and self.file:
             ownfile.remove(self.path, self.file)
+            self.file = None
         self.socket.close()
 
 

@@ -14,7 +14,7 @@ import time
 from importlib import import_module
 
 from pyserve import __version__, called, cpus, descriptors, handoff, linux, rollout, shutdown, trust
-from pyserve.ending import Ending
+from pyserve.ending import Ending, last_words
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
 from pyserve.fairness import Fairness
@@ -163,6 +163,8 @@ class Master:
         signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, lambda number, _frame: self.signals.append(number))
+        if not self.predecessor:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self.epoll.register(self.wake, select.EPOLLIN)
         linux.set_child_subreaper()
         descriptors.take()
@@ -242,17 +244,15 @@ class Master:
         return self.state.phase == rollout.STOPPING and not self.population
 
     def end(self) -> int:
-        rest = self.population.queue.answer_rest()
-        if rest:
-            self.log.warning(f"{count(rest, 'request')} came when no worker was left; answered with 503")
+        self.ending.finish()
+        if refused := self.population.queue.refused:
+            self.log.warning(f"{count(refused, 'request')} came when no worker was left; answered with 503")
         if self.exit_code != ExitCode.OK:
             return self.exit_code
-        cut = self.population.cut
-        if cut:
-            self.log.warning(f"stopped; {count(cut, 'request')} had to be cut")
-            return ExitCode.REQUESTS_CUT
-        self.log.info("stopped; every request was answered")
-        return ExitCode.OK
+        cut, lost = self.population.cut, self.population.lost
+        log = self.log.warning if cut or lost else self.log.info
+        log(f"stopped; {last_words(cut, lost)}")
+        return ExitCode.REQUESTS_CUT if cut else ExitCode.OK
 
     # Signals.
 
@@ -381,7 +381,8 @@ class Master:
     def tell(self, event: rollout.Event) -> None:
         chance = os.urandom(1)[0] / 255
         self.state, actions = rollout.step(self.state._replace(chance=chance), event)
-        self.population.let_take(handoff.takers(self.state))  # before one of them drains
+        if self.state.phase != rollout.STOPPING:
+            self.population.let_take(handoff.takers(self.state))  # before one of them drains
         for action in actions:
             failpoint(f"master.{type(action).__name__}")
             ACTIONS[type(action)](self, action)

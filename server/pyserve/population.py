@@ -12,9 +12,8 @@ import signal
 import time
 
 from pyserve import called, checkurl, namedfds, pidfds, rollout, zygotes
-from pyserve.backlog import queued
 from pyserve.channel import Channel, LostError, ProtocolError
-from pyserve.children import Pressure, ResponderProcess, WorkerProcess, Zygote
+from pyserve.children import LET_GO, Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.deaths import explain, loss, unexplained_kill
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.exclusion import Exclusion
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
 
 A_TURN = 100  # messages of a child that are heard, and children that are reaped, before others have their turn
 LAST_WORDS = 2000  # more messages than the buffer of a channel holds
+# Why workers are killed, when it is not worth a line of its own.
+FAST = "fast shutdown"
+STOPPING = "it had not booted when the server stopped"
 
 
 def count(number: int, noun: str) -> str:
@@ -93,9 +95,10 @@ class Population:
         self.suspects = Suspects()
         self.stopping = False  # from here on, requests that are cut count
         self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
-        self.unserved = False  # everything drains, and no worker accepted before
-        self.share = 0  # then: of what waits in the queues, for each worker
+        self.able = True  # are these workers of a class that takes connections from the hand-off queue?
+        self.heirs: set[int] = set()  # of what is in the hand-off queue when everything drains: the workers' ids
         self.cut = 0
+        self.lost = 0  # connections of which nobody knows whether a request was under way
         self.more_ended = False  # children, than were reaped in this turn
 
     def __bool__(self) -> bool:
@@ -113,6 +116,7 @@ class Population:
             "failure": self.failure,
             "links": self.links,
             "cut": self.cut,
+            "able": self.able,
         }
 
     def loaded(self) -> list[WorkerProcess | Zygote]:
@@ -132,6 +136,7 @@ class Population:
         self.failure = (record["failure"][0], record["failure"][1])
         self.links = record["links"]
         self.cut = record["cut"]
+        self.able = record["able"]
 
     # Starting.
 
@@ -262,6 +267,7 @@ class Population:
         self.exclusion.serving(process)
         process.channel.send("GO")
         self.log.info(f"{process.name} is serving")
+        self.release()
 
     def let_take(self, takers: set[int]) -> None:
         """Have these workers, by their ids, and no others take connections from the hand-off queue."""
@@ -289,41 +295,85 @@ class Population:
             process.slot.set("takers", len(self.takers - {worker_id}) + self.helped)
 
     def drain(self, worker_id: int, cause: str, deadline: float, *, final: bool) -> None:
-        """Have a worker finish what it has begun and leave; ``final``: it also takes what is left in the queues.
-
-        One that boots still does so if there is nobody else who could.
-        """
+        """Have a worker finish what it has begun and leave; ``final``: everything stops."""
         process = self.workers.get(worker_id)
         if process is None:
             return  # it could not be started
-        final = final and (process.worker.state == rollout.SERVING or self.unserved)
         process.worker = process.worker._replace(state=rollout.DRAINING)
-        if process.leaving:
-            return
-        process.leaving = cause
-        process.channel.send("DRAIN", cause=cause, deadline=deadline, final=final, share=self.share)
-        process.press_drain(deadline)
-        self.log.debug(f"{process.name} drains ({cause})")
+        if not process.leaving:
+            process.leaving = cause
+            process.press_drain(deadline)
+            self.tell_to_drain(process, final=final)
+            self.log.debug(f"{process.name} drains ({cause})")
 
-    def finish(self, deadline: float) -> None:
-        """Everything is about to drain: see who can take what is in the queues, and let those that leave already have
-        no more time than the others."""
-        serving = [p for p in self.workers.values() if p.worker.state == rollout.SERVING and not p.leaving]
-        self.unserved = not serving
-        self.share = -(-sum(map(queued, self.listeners)) // max(1, len(serving)))
+    def tell_to_drain(self, process: WorkerProcess, *, final: bool) -> None:
+        process.released = True
+        if process.killed_because:
+            return
+        takes = process.worker.id in self.heirs
+        process.channel.send("DRAIN", cause=process.leaving, deadline=process.deadline, final=final, takes=takes)
+
+    def release(self) -> None:
+        """Those that leave by themselves may do so as soon as another serves. Until then they are needed if the TERM
+        that told them was sent to all processes, and the master has yet to hear it."""
+        if self.accepting():
+            for process in self.workers.values():
+                if process.leaving and not process.released:
+                    self.tell_to_drain(process, final=False)
+
+    def accepting(self) -> list[WorkerProcess]:
+        return [p for p in self.workers.values() if p.worker.state == rollout.SERVING and not p.leaving]
+
+    def finish(self, deadline: float, *, boots: bool) -> None:
+        """Everything is about to drain: see who serves the hand-off queue to its end, and let those that leave already
+        have no more time than the others. ``boots``: workers that boot shall, if there is nobody else."""
+        there = self.workers.values()
+        heirs = self.accepting() or [process for process in there if process.booted]
+        booting = [process for process in there if not process.booted]
+        if not heirs and boots:
+            heirs, booting = booting, []
+        self.heirs = {process.worker.id for process in heirs if self.able}
+        self.takers = set(self.heirs)
+        self.tell_takers()
+        for process in there:
+            if process.leaving:
+                if deadline < process.deadline:
+                    process.press_drain(deadline)
+                self.tell_to_drain(process, final=True)
+        for process in booting:  # they have nothing to finish, and may be importing for long
+            process.kill(STOPPING)
+
+    # The listening sockets at the end.
+
+    def listening(self) -> list[Child]:
+        """Who has copies of them."""
+        return [child for child in self.children() if child.listens]
+
+    def let_go(self) -> None:
+        """Have workers close them that are busy, and have not heard what they were told."""
         for process in self.workers.values():
-            if process.leaving and deadline < process.deadline:
-                process.channel.send("DRAIN", cause=process.leaving, deadline=deadline, final=False, share=0)
-                process.press_drain(deadline)
+            if process.listens and self.able:
+                process.signal(LET_GO)
+
+    def let_leave(self) -> bool:
+        """Nobody listens any more. Who has heard of the stop stays until all have: what waits behind a long request
+        comes to them. False if it is not time."""
+        if not all(process.heard for process in self.workers.values()):
+            return False
+        for process in self.workers.values():
+            process.channel.send("CLOSED")
+        if self.responder:
+            self.responder.channel.send("CLOSED")
+        return True
 
     def quit(self) -> None:
         """End every worker now."""
         for process in self.workers.values():
-            process.killed_because = "fast shutdown"
+            process.killed_because = FAST
             process.pressure = Pressure.fast(time.monotonic())
             process.signal(signal.SIGKILL if process.worker.state == rollout.BOOTING else signal.SIGQUIT)
         if self.responder:
-            self.responder.kill("fast shutdown")
+            self.responder.kill(FAST)
 
     def reopen_logs(self) -> None:
         for child in self.children():
@@ -455,12 +505,16 @@ class Population:
         elif message.kind == "BOOT_FAILED":
             process.boot_failure = message["message"]
             self.fail(message, f"{process.name} could not start: ")
+            process.press_exit(time.monotonic())
         elif message.kind == "LEAVING":
             self.on_leaving(process, message["cause"])
+        elif message.kind == "LET_GO":
+            process.listens, process.heard = False, process.heard or message["heard"]
         elif message.kind == "CHECKED":
             self.on_checked(process, message["status"], message["details"])
         elif message.kind == "BYE":
             process.cut += message["cut"]
+            process.press_exit(time.monotonic())
         elif message.kind in ("EXCLUSIVE", "IDLE"):
             self.exclusion.heard(process, message)
 
@@ -469,7 +523,7 @@ class Population:
             process.press_drain(process.deadline)  # now with what a worker that has booted has to end
         else:
             process.pressure = None
-        process.heartbeat = message["heartbeat"]
+        process.heartbeat, self.able = message["heartbeat"], message["takes"]
         self.tell(rollout.WorkerReady(process.worker.id, time.monotonic() - process.asked_for))
 
     def on_leaving(self, process: WorkerProcess, cause: str) -> None:
@@ -481,6 +535,7 @@ class Population:
         self.log.info(f"{process.name} {why} ({cause}); a replacement starts")
         process.press_drain(time.monotonic() + process.config.graceful_timeout)
         self.tell(rollout.WorkerLeaving(process.worker.id))
+        self.release()
 
     def on_checked(self, process: WorkerProcess, status: int, details: str) -> None:
         if process.leaving:
@@ -504,10 +559,14 @@ class Population:
             raise ProtocolError(f"HELLO from pid {pid}, which cannot be")
         process.identify(pid)
         self.watch(process)
+        if process.killed_because == STOPPING:
+            process.kill(STOPPING)
 
     def on_responder(self, responder: ResponderProcess, message: Message) -> None:
         if message.kind == "READY" and not responder.leaving:
             responder.pressure = None
+        elif message.kind == "LET_GO":
+            responder.listens = False
         elif message.kind == "BOOT_FAILED":
             self.log.error(f"responder: {message['message']}\n{message['details']}".rstrip())
 
@@ -584,6 +643,9 @@ class Population:
             process.count_cut()
         if self.stopping:
             self.cut += process.cut
+            self.lost += 0 if clean else max(0, process.slot.get("connections") - process.cut)
+            self.takers.discard(process.worker.id)
+            self.tell_takers()
         now, line = time.monotonic(), process.slot.request_line if process.slot.get("active") else ""
         lost = loss(process.cut, line)
         has_served = bool(line or process.slot.get("requests"))
@@ -592,7 +654,7 @@ class Population:
         self.tell_siblings()
         if clean:
             self.log.info(f"{process.name} has left ({process.leaving})")
-        elif process.killed_because != "fast shutdown":
+        elif process.killed_because not in (FAST, STOPPING):
             level = self.log.info if process.boot_failure or (self.stopping and not process.pid) else self.log.error
             level(f"{process.name} {ended}{lost}")
             if line and not process.leaving and (suspicion := self.suspects.note(line, now)):

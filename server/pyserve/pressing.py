@@ -12,7 +12,7 @@ import signal
 import time
 
 from pyserve import rollout
-from pyserve.children import DUMPED, HEARD, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote
+from pyserve.children import DUMPED, GOES_ON, HEARD, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote
 from pyserve.population import count
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class Pressing:
         elif step == DUMPED:
             cut = left_of(worker) if worker else ""
             self.log.error(f"{child.name}: {pressure.why}; {cut}the stacks of its threads follow, then it is killed")
-            if isinstance(child, Zygote):  # one that cannot hear the signal yet dies of it
+            if isinstance(child, Zygote) or pressure.why == GOES_ON:  # it may have no handler: then it dies of it
                 child.killed_because = pressure.why
         if not child.press(step, pressure.why):
             self.log.error(f"{child.name}: {pressure.why}; it cannot be signalled: {os.strerror(errno.EPERM)}")

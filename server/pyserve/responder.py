@@ -169,5 +169,6 @@ class Responder:
         if process is None or process.leaving:
             return
         process.leaving = True
-        process.channel.send("DRAIN", cause="SIGTERM", deadline=deadline, final=final and self.on, share=0)
+        final = final and self.on
+        process.channel.send("DRAIN", cause="SIGTERM", deadline=deadline, final=final, takes=final)
         process.pressure = Pressure.drain(deadline, config.hook_timeout)

@@ -2,8 +2,10 @@
 
     SERVING     nobody has asked for it
     DELAYING    not ready any more, but all is served as before for ``drain_delay``, while load balancers take notice
-    HANDSHAKES  no new handshake begins on our own TCP listeners; those under way have HANDSHAKE_GRACE to end
-    DRAINING    workers take what is left in the queues, finish what they have begun, and leave
+    DRAINING    workers close their copies of our listening sockets, and finish what they have begun; who connects
+                meanwhile is accepted by the master, and goes to a worker by the hand-off queue
+    HANDSHAKES  only the master has the sockets; handshakes under way have HANDSHAKE_GRACE, and no new ones begin then
+    CLOSED      they are closed: who connects is refused, and workers leave when they have nothing more to do
     CUTTING     a fast shutdown: workers end now
 
 The deadline counts from the signal, whatever the phases take of it, and never moves to a later time, unless the master
@@ -22,19 +24,21 @@ SERVING = "serving"
 DELAYING = "delaying"
 HANDSHAKES = "handshakes"
 DRAINING = "draining"
+CLOSED = "closed"
 CUTTING = "cutting"
 
 # What each phase may become. Anything else is a bug.
 TRANSITIONS = {
     SERVING: {DELAYING, CUTTING},
-    DELAYING: {HANDSHAKES, CUTTING},
-    HANDSHAKES: {DRAINING, CUTTING},
-    DRAINING: {CUTTING},
+    DELAYING: {DRAINING, CUTTING},
+    DRAINING: {HANDSHAKES, CUTTING},
+    HANDSHAKES: {CLOSED, CUTTING},
+    CLOSED: {CUTTING},
     CUTTING: set(),
 }
 
 HANDSHAKE_GRACE = 1.0  # seconds
-HANDSHAKE_TICK = 0.02  # seconds between looks at handshakes that come to their end
+TICK = 0.02  # seconds between looks at the queues, at who has a listening socket, and at handshakes
 NEVER = float("inf")
 
 
@@ -52,8 +56,13 @@ class Shutdown(NamedTuple):
 
     @property
     def final(self) -> bool:
-        """Do workers that leave now take what is left in the queues with them?"""
-        return self.phase in (DRAINING, CUTTING)
+        """Does a worker that leaves now leave because everything stops?"""
+        return self.phase not in (SERVING, DELAYING)
+
+    @property
+    def moving(self) -> bool:
+        """Does a phase last that comes to its end by itself?"""
+        return self.phase in (DELAYING, DRAINING, HANDSHAKES)
 
     def enter(self, phase: str, until: float = NEVER) -> Shutdown:
         if phase not in TRANSITIONS[self.phase]:
@@ -62,7 +71,7 @@ class Shutdown(NamedTuple):
 
     def look_again(self, now: float) -> float:
         """When ``step`` is to be called next, at the latest."""
-        return min(self.until, now + HANDSHAKE_TICK) if self.phase == HANDSHAKES else self.until
+        return min(self.until, now + TICK) if self.phase in (DRAINING, HANDSHAKES) else self.until
 
 
 def begin(state: Shutdown, cause: str, now: float, drain_delay: float, graceful_timeout: float) -> Shutdown:
@@ -80,12 +89,15 @@ def fast(state: Shutdown, cause: str, now: float) -> Shutdown:
     return state._replace(cause=state.cause or cause, deadline=now).enter(CUTTING)
 
 
-def step(state: Shutdown, now: float, handshakes: bool) -> Shutdown:
-    """The next phase, if it is time for it. ``handshakes``: are there any under way?"""
+def step(state: Shutdown, now: float, held: bool, handshakes: bool) -> Shutdown:
+    """The next phase, if it is time for it. ``held``: has another process one of our listening sockets? ``handshakes``:
+    are there any under way?"""
     if state.phase == DELAYING and now >= state.until:
+        return state.enter(DRAINING)
+    if state.phase == DRAINING and not held:  # else who connects would wait where nobody accepts
         return state.enter(HANDSHAKES, min(now + HANDSHAKE_GRACE, state.deadline))
     if state.phase == HANDSHAKES and (not handshakes or now >= state.until):
-        return state.enter(DRAINING)
+        return state.enter(CLOSED)
     return state
 
 

@@ -138,8 +138,14 @@ class Upgrade:
     def fork(self, state: int, output: int, shared: list[int]) -> int:
         """The child's pid. All that is left to do there is the exec."""
         command = [*own_command(self.master.config.sources.cwd), PROVE, str(state)]
-        pid = os.fork()
+        usual = self.master.hold_signals()  # which the child does not take back: they are for the master
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_SETMASK, usual)
+            raise
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, usual)
             return pid
         try:
             os.setpgid(0, 0)  # so that all that it starts can be ended with it

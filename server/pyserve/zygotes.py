@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
 CHANNEL_FD = 3
 MOST_HANDED_OVER = 1024
-# Signals that are blocked over the exec, so that a Ctrl-C or a HUP does not end a zygote that has no handler yet.
-BLOCKED = (_signal.SIGINT, _signal.SIGHUP)
+# Terminals, service managers and people send these to every process of the service, and mean the master. They are
+# blocked over each fork and exec, so that none ends a process that has no handler yet.
+BLOCKED = (
+    _signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGTTIN, _signal.SIGTTOU,
+)  # fmt: skip
 DEFAULTS = (_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD)  # signals that mean to it what they usually mean
 # What a service manager told the master is not for the app.
 MASTER_ONLY = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -108,6 +111,10 @@ def discard_early() -> None:
         _early = None
         os.close(fd)
         os.waitpid(pid, 0)
+
+
+def block_signals() -> None:
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, BLOCKED)
 
 
 def start(worker_class: str = "sync") -> tuple[int, Channel]:

@@ -204,7 +204,16 @@ class Battle:
     def reopen_logs(self) -> None:
         self.server.signal(signal.SIGUSR1)
 
+    def signal_all(self, name: str) -> None:
+        """To every process, the youngest first."""
+        for pid in reversed(self.server.processes()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.Signals[name])
+
     # How it can be ended.
+
+    def term_all(self) -> None:
+        self.signal_all("SIGTERM")
 
     def term_with_failpoint(self, name: str, action: str) -> None:
         self.evidence.master_killed = name.startswith("master.") and action == "kill"

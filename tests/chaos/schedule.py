@@ -95,8 +95,17 @@ EVENTS: dict[str, tuple[int, Choice]] = {  # weight, argument
     "more": (2, nothing),
     "fewer": (2, nothing),
     "reopen logs": (1, nothing),
+    "signal all": (2, lambda random: random.choice(("SIGHUP", "SIGUSR1", "SIGWINCH"))),
 }
-FINALES = ["term", "reload and term", "broken deploy and term", "kill master", "kill master at: master.Go", "interrupt"]
+FINALES = [
+    "term",
+    "term all",
+    "reload and term",
+    "broken deploy and term",
+    "kill master",
+    "kill master at: master.Go",
+    "interrupt",
+]
 
 
 def schedule(seed: int, seconds: float) -> Schedule:

@@ -22,15 +22,27 @@ from lifecycle.load import Load
 from support import Server, serve
 from support.processes import GENEROUS, wait_for
 
+Proxy = Callable[[Path, list[str], int], list[str]]  # (folder, addresses of servers, its port) → its command
+# In the restart of three hosts. A thorough run: RESTART_REQUESTS=4000.
+REQUESTS = int(os.environ.get("RESTART_REQUESTS", "600"))
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 APP = """
+import json, time
+
 def wsgi(environ, start_response):
+    if environ["PATH_INFO"] == "/slow":
+        environ["wsgi.errors"].write("asleep\\n")
+        time.sleep(3)
     start_response("200 OK", [("Content-Type", "application/json")])
-    import json
     wanted = ("wsgi.url_scheme", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "REMOTE_PORT",
               "PATH_INFO", "QUERY_STRING", "RAW_URI", "HTTP_X_PATH", "HTTP_X_QUERY")
     return [json.dumps({name: environ.get(name) for name in wanted}).encode()]
 """
+
+
+def address(server: Server) -> str:
+    return server.url.removeprefix("http://")
 
 
 def free_port() -> int:
@@ -46,10 +58,10 @@ def adapt(text: str, changes: dict[str, str]) -> str:
     return text
 
 
-def nginx(folder: Path, server: Server, port: int, **more: str) -> list[str]:
+def nginx(folder: Path, addresses: list[str], port: int, **more: str) -> list[str]:
     changes = {
         **more,
-        "127.0.0.1:8000": server.url.removeprefix("http://"),
+        "server 127.0.0.1:8000 max_fails=0;": "".join(f"server {address} max_fails=0;\n" for address in addresses),
         "listen 80": f"listen 127.0.0.1:{port}",
         "/var/log/nginx": str(folder),
         "/run/nginx.pid": f"{folder}/pid",
@@ -60,8 +72,11 @@ def nginx(folder: Path, server: Server, port: int, **more: str) -> list[str]:
     return [program("nginx"), "-p", str(folder), "-e", f"{folder}/error.log", "-c", str(config), "-g", "daemon off;"]
 
 
-def haproxy(folder: Path, server: Server, port: int) -> list[str]:
-    changes = {"127.0.0.1:8000": server.url.removeprefix("http://"), "bind :80": f"bind 127.0.0.1:{port}"}
+def haproxy(folder: Path, addresses: list[str], port: int) -> list[str]:
+    changes = {
+        "server app1 127.0.0.1:8000": "\n".join(f"server app{n} {address}" for n, address in enumerate(addresses)),
+        "bind :80": f"bind 127.0.0.1:{port}",
+    }
     config = folder / "haproxy.cfg"
     text = adapt((DEPLOY / "haproxy.cfg").read_text(), changes)
     config.write_text(
@@ -102,12 +117,12 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
-def test_the_sample_serves(tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]]) -> None:
+def test_the_sample_serves(tmp_path: Path, proxy: Proxy) -> None:
     (tmp_path / "app.py").write_text(APP)
     with serve("app:wsgi", "--workers", "1", cwd=tmp_path) as server:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        with running(proxy(tmp_path, server, port), url, tmp_path / "proxy.log"):
+        with running(proxy(tmp_path, [address(server)], port), url, tmp_path / "proxy.log"):
             forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "6.6.6.6", "X-Forwarded-Host": "evil.example"}
             with requests.Session() as client:
                 seen = [client.get(url, headers=forged, timeout=GENEROUS).json() for _ in range(20)]
@@ -119,14 +134,12 @@ def test_the_sample_serves(tmp_path: Path, proxy: Callable[[Path, Server, int], 
 
 
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
-def test_a_reload_behind_the_proxy_loses_nothing(
-    tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]]
-) -> None:
+def test_a_reload_behind_the_proxy_loses_nothing(tmp_path: Path, proxy: Proxy) -> None:
     (tmp_path / "app.py").write_text(APP)
     with serve("app:wsgi", "--workers", "2", cwd=tmp_path) as server:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        with running(proxy(tmp_path, server, port), url, tmp_path / "proxy.log"):
+        with running(proxy(tmp_path, [address(server)], port), url, tmp_path / "proxy.log"):
             with Load(url, threads=4) as fresh, Load(url, threads=4, reuse=True) as kept:
                 for generation in (2, 3, 4):
                     server.signal(signal.SIGHUP)
@@ -176,7 +189,7 @@ def test_the_app_sees_the_target_that_nginx_has_read(tmp_path: Path, more: dict[
     (tmp_path / "app.py").write_text(APP)
     with serve("app:wsgi", "--workers", "1", "--permit-raw-target", cwd=tmp_path) as server:
         port = free_port()
-        command = nginx(tmp_path, server, port, **TELLS_WHAT_IT_READS, **more)
+        command = nginx(tmp_path, [address(server)], port, **TELLS_WHAT_IT_READS, **more)
         with running(command, f"http://127.0.0.1:{port}", tmp_path / "proxy.log"):
             for target in SERVED + RAW:
                 seen = ask(port, target)
@@ -189,15 +202,13 @@ def test_the_app_sees_the_target_that_nginx_has_read(tmp_path: Path, more: dict[
 
 
 @pytest.mark.parametrize("proxy", [None, haproxy], ids=["nobody in front", "haproxy"])
-def test_the_app_sees_the_target_that_was_sent(
-    tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]] | None
-) -> None:
+def test_the_app_sees_the_target_that_was_sent(tmp_path: Path, proxy: Proxy | None) -> None:
     (tmp_path / "app.py").write_text(APP)
     with serve("app:wsgi", "--workers", "1", cwd=tmp_path) as server, ExitStack() as stack:
         port = server.port
         if proxy is not None:
             port = free_port()
-            command = proxy(tmp_path, server, port)
+            command = proxy(tmp_path, [address(server)], port)
             stack.enter_context(running(command, f"http://127.0.0.1:{port}", tmp_path / "proxy.log"))
         for target in SERVED + STRAY:
             seen = ask(port, target)
@@ -226,7 +237,7 @@ def wsgi(environ, start_response):
 
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
 @pytest.mark.usefixtures("worker_class")
-def test_an_app_that_forks_behind_the_proxy(tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]]) -> None:
+def test_an_app_that_forks_behind_the_proxy(tmp_path: Path, proxy: Proxy) -> None:
     """On the proxy's kept connections everybody gets what he has asked for, and one that pyserve closes is not used again."""
     (tmp_path / "app.py").write_text(FORKING)
 
@@ -242,6 +253,45 @@ def test_an_app_that_forks_behind_the_proxy(tmp_path: Path, proxy: Callable[[Pat
     with serve("app:wsgi", "--workers", "2", "--keep-alive", "1", cwd=tmp_path) as server:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        with running(proxy(tmp_path, server, port), url, tmp_path / "proxy.log"), ThreadPoolExecutor(6) as threads:
+        with (
+            running(proxy(tmp_path, [address(server)], port), url, tmp_path / "proxy.log"),
+            ThreadPoolExecutor(6) as threads,
+        ):
             list(threads.map(ask, range(6)))
         assert "BUG" not in server.log
+
+
+@pytest.mark.usefixtures("worker_class")
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+def test_hosts_that_are_restarted_in_turn_lose_nothing(tmp_path: Path, proxy: Proxy) -> None:
+    """Each is stopped while it has a long request inside, and refuses what it will not answer. (It let new clients wait,
+    and reset them in the end.)"""
+    (tmp_path / "app.py").write_text(APP)
+    ports = [free_port() for _ in range(3)]
+    with ExitStack() as stack:
+
+        def start(port: int) -> Server:
+            return stack.enter_context(serve("app:wsgi", "--workers", "2", "-b", f"127.0.0.1:{port}", cwd=tmp_path))
+
+        servers = [start(port) for port in ports]
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = proxy(tmp_path, [address(server) for server in servers], port)
+        stack.enter_context(running(command, url, tmp_path / "proxy.log"))
+        loads = [Load(url, threads=2, pause=0.01), Load(url, threads=2, pause=0.01, reuse=True)]
+        for load in loads:
+            stack.enter_context(load)
+        for turn, server in enumerate(servers, 1):
+            with Load(server.url, "/slow", threads=1) as inside:
+                server.wait_for_log("asleep")
+                inside.stopped.set()
+                server.signal(signal.SIGTERM)
+                inside.stop()
+            assert [status for status, _ in inside.answers] == [200]
+            assert server.wait() == 0
+            start(ports[turn - 1])
+            wait_for(lambda: sum(len(load.answers) for load in loads) >= turn * REQUESTS / 3)  # noqa: B023
+        for load in loads:
+            load.stop()
+        assert [load.failures for load in loads] == [[], []]
+        assert {status for load in loads for status, _ in load.answers} == {200}

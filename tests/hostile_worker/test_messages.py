@@ -11,7 +11,7 @@ from server.test_channel import EXAMPLES
 pytestmark = pytest.mark.usefixtures("worker_class")
 
 MISUSE = r"worker \d gen 1 pid \d+ was killed by pyserve \(SIGKILL\): it misused its channel: "
-SAID = ("HELLO", "READY", "BOOT_FAILED", "LEAVING", "CHECKED", "BYE", "EXCLUSIVE", "IDLE")  # by workers
+SAID = ("HELLO", "READY", "BOOT_FAILED", "LEAVING", "LET_GO", "CHECKED", "BYE", "EXCLUSIVE", "IDLE")  # by workers
 
 GARBAGE = {
     "a NUL": r"b'\0'",

@@ -40,3 +40,39 @@ def test_a_request_learns_that_its_worker_drains(project: Project, how: str) -> 
                 server.signal(signal.SIGTERM if how == "stop" else signal.SIGHUP)
             load.stop()
         assert load.answers == [(200, b"False True True True")]
+
+
+FORKS = """
+def forks(environ, start_response):
+    environ["wsgi.errors"].write("waiting\\n")
+    environ["pyserve.draining"].wait()
+    files = [os.open(f"file{number}", os.O_CREAT | os.O_WRONLY) for number in range(20)]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for fd in files:
+                os.write(fd, b"written")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str([os.fstat(fd).st_size for fd in files]).encode()]
+"""
+
+
+@pytest.mark.parametrize("how", ["stop", "worker"])
+def test_what_the_app_opens_while_its_worker_drains_is_the_childs_too(
+    project: Project, concurrent: str, how: str
+) -> None:
+    """Its files have the numbers that the listeners had. A fork closes copies of those, and nothing else."""
+    project.append(FORKS)
+    with serve("app:forks", "-k", concurrent, "--workers", "1", cwd=project.folder) as server:
+        with Load(server.url, "/", threads=1) as load:
+            server.wait_for_log("waiting")
+            load.stopped.set()
+            if how == "worker":
+                os.kill(server.workers()[0], signal.SIGTERM)
+            else:
+                server.signal(signal.SIGTERM)
+            load.stop()
+        assert load.answers == [(200, str([7] * 20).encode())]

@@ -265,6 +265,46 @@ def test_a_fast_stop_ends_a_worker_that_is_stuck(stuck: str, project: Project, s
         assert server.wait() == 70
 
 
+THREAD = """
+import threading
+
+def go_on(seconds):
+    time.sleep(seconds)
+    print("thread over", flush=True)
+
+@pyserve.on_init
+def begin():
+    threading.Thread(target=go_on, args=(float(os.environ["SECONDS"]),)).start()
+"""
+
+
+@pytest.mark.parametrize("how", ["stop", "reload"])
+def test_a_thread_of_the_app_keeps_its_worker_to_the_deadline_and_not_longer(
+    project: Project, worker_class: str, how: str
+) -> None:
+    """The interpreter waits for it at its end. (It did so until the time for the stop hooks was over as well.)"""
+    project.append(THREAD)
+    options = ("--workers", "1", "--graceful-timeout", "1", "--hook-timeout", "600")
+    with serve("app:wsgi", *options, cwd=project.folder, env={"SECONDS": "600"}) as server:
+        [old] = server.workers()
+        server.signal(signal.SIGTERM if how == "stop" else signal.SIGHUP)
+        server.wait_for_log(rf"pid {old} was killed by pyserve .*: a thread or an exit handler of its app goes on")
+        if how == "reload":
+            server.wait_for_log("reload done")
+            server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert worker_class == "gevent" or "in go_on" in server.log  # where a thread is a greenlet
+        assert "stopped; every request was answered" in server.log
+
+
+def test_a_thread_of_the_app_may_use_the_time_that_there_is(project: Project) -> None:
+    project.append(THREAD)
+    with serve("app:wsgi", "--workers", "1", *LONG[2:], cwd=project.folder, env={"SECONDS": "3"}) as server:
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "thread over" in server.log
+
+
 def test_a_fast_stop_ends_a_worker_that_is_stopped(project: Project) -> None:
     with serve("app:wsgi", *LONG, cwd=project.folder) as server:
         os.kill(server.workers()[0], signal.SIGSTOP)
@@ -281,7 +321,7 @@ def test_a_reload_ends_its_old_worker_that_is_stuck(project: Project) -> None:
         get_stuck(server, "/c")
         server.signal(signal.SIGHUP)
         server.wait_for_log("reload done")
-        server.wait_for(lambda: old not in server.workers())
+        server.wait_for_log(rf"pid {old} was killed by pyserve")  # before the stop, at which what is cut counts
         assert server.get("/").status_code == 200
 
 

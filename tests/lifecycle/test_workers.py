@@ -95,8 +95,8 @@ def test_respawns_come_from_the_generation_that_serves(project: Project) -> None
 def test_a_dead_zygote_is_replaced(project: Project) -> None:
     with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
         zygote = next(pid for pid in server.tree() if b"zygote" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        os.kill(zygote, signal.SIGTERM)
-        server.wait_for_log(r"(?s)zygote 1 was killed by SIGTERM.*generation 1: loaded")
+        os.kill(zygote, signal.SIGKILL)
+        server.wait_for_log(r"(?s)zygote 1 was killed by SIGKILL.*generation 1: loaded")
         os.kill(server.workers()[0], signal.SIGKILL)
         server.wait_for_log("was killed by SIGKILL")
         assert server.get("/").status_code == 200

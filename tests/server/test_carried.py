@@ -146,7 +146,7 @@ def test_control_socket(tmp_path: Path) -> None:
 
 def test_a_channel_and_what_waits_in_it(channel: Channel) -> None:
     while not channel.outbox:  # until the kernel takes no more
-        channel.send("DRAIN", cause="x" * 20_000, deadline=1.0, final=False, share=0)
+        channel.send("DRAIN", cause="x" * 20_000, deadline=1.0, final=False, takes=False)
     reader, writer = os.pipe()
     channel.send("REOPEN", named={}, fds=[reader])
     again = Channel.resume(through(channel.carried()))

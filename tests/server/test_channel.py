@@ -49,15 +49,17 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "UNSAFE": {"reasons": "started 1 thread"},
     "SPAWN_FAILED": {"id": 7, "kind": "hook", "message": "before_fork hook failed", "details": ""},
     "HELLO": {"pid": 4712},
-    "READY": {"seconds": 1, "heartbeat": False},
+    "READY": {"seconds": 1, "heartbeat": False, "takes": True},
     "BOOT_FAILED": {"kind": "hook", "message": "on_init hook failed", "details": "Traceback …\n"},
     "LEAVING": {"cause": "SIGTERM"},
+    "LET_GO": {"heard": True},
     "CHECKED": {"status": 500, "details": "Traceback …\n"},
     "BYE": {"cut": 0},
     "CHECK": {},
     "GO": {},
     "TAKE": {"allowed": False},
-    "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False, "share": 0},
+    "DRAIN": {"cause": "reload", "deadline": 1234.5, "final": False, "takes": True},
+    "CLOSED": {},
     "STACKS": {},
     "REOPEN": {"named": {"error_log": 1}},
     "RESPOND": {"on": True, "retry_at": 1.5, "retry_after": 1, "page": "", "line": "PUT /sync", "line_hold": 30.0},
@@ -271,7 +273,7 @@ def test_of_what_is_said_again_only_the_last_waits(ends: Ends) -> None:
     ours, child = ends
     taken = fill(ours)
     before = len(os.listdir("/proc/self/fd"))
-    ours.send("DRAIN", cause="reload", deadline=1.0, final=False, share=0)
+    ours.send("DRAIN", cause="reload", deadline=1.0, final=False, takes=False)
     for _ in range(100):
         with open("/proc/self/status") as old:
             ours.send("REOPEN", named={}, fds=[old.fileno()])
@@ -311,8 +313,8 @@ def test_a_child_that_never_reads_costs_a_bounded_number_of_messages(ends: Ends)
 
 def test_what_is_said_again_is_in_the_list_of_that() -> None:
     """All that the master says more than once in the life of a child, but for what there is one of for each worker."""
-    once = {"CONFIG", "CHECK", "GO"}
-    twice = {"DRAIN"}  # again only when the server stops
+    once = {"CONFIG", "CHECK", "GO", "CLOSED"}
+    twice = {"DRAIN"}  # again only when the server stops, or a worker that leaves by itself may do so
     for_a_worker = {"SPAWN"}
     ours = MESSAGES.keys() - {*FROM_ZYGOTE, *FROM_WORKER}
     assert ours == once | twice | for_a_worker | LAST_COUNTS.keys()

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from pyserve.children import END
 from pyserve.deaths import MEMORY, NOT_MEMORY, SOMEBODY, explain, loss, signal_name, unexplained_kill
 
 
@@ -34,7 +35,8 @@ def exited(code: int) -> int:
             "was killed by SIGKILL; not by pyserve: by someone, or by the kernel for lack of memory",
         ),
         (int(signal.SIGKILL), "it was late", "was killed by pyserve (SIGKILL): it was late"),
-        (int(signal.SIGALRM), "", "was killed by SIGALRM: it was stuck and ended by its own alarm"),
+        (int(END), "", f"was killed by signal {int(END)}: it was stuck and ended by its own timer"),
+        (int(signal.SIGALRM), "", "was killed by SIGALRM"),
         (40, "", "was killed by signal 40"),
     ],
 )

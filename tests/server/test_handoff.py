@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import pyserve_workers
-from pyserve import handoff, rollout
-from pyserve.handoff import LABEL, HandoffQueue, takers
+from pyserve import handoff, listeners, rollout
+from pyserve.handoff import IDLE, LABEL, PARCEL_FORMAT, HandoffQueue, takers
 from support.processes import wait_for
 
 Worker = rollout.Worker
@@ -29,7 +31,8 @@ def queue() -> Iterator[HandoffQueue]:
 def put(queue: HandoffQueue, client: socket.socket, data: bytes = b"", *body: int) -> None:
     """What a worker does that leaves; ``body``: the descriptor of a complete request's."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [client.fileno(), *body]))]
-    queue.outlet.sendmsg([bytes(LABEL) + data], rights)
+    label = LABEL.pack(PARCEL_FORMAT, 0, 0, 0, 0, 0, True, bool(body), 0, b"")
+    queue.outlet.sendmsg([label + data], rights)
 
 
 def test_everybody_takes_until_a_new_generation_serves() -> None:
@@ -45,10 +48,9 @@ def test_everybody_takes_until_a_new_generation_serves() -> None:
     assert takers(back) == {1, 2}
 
 
-def test_who_leaves_takes_nothing_and_in_the_end_nobody_does() -> None:
+def test_who_leaves_takes_nothing() -> None:
     workers = (Worker(1, 0, 1, rollout.SERVING), Worker(2, 1, 1, rollout.DRAINING))
     assert takers(rollout.State(phase=rollout.STABLE, good=1, workers=workers)) == {1}
-    assert takers(rollout.State(phase=rollout.STOPPING, good=1, workers=workers)) == set()
 
 
 def test_there_is_room_for_more_than_a_usual_buffer_has(queue: HandoffQueue) -> None:
@@ -93,5 +95,53 @@ def test_the_label_is_as_long_as_the_workers_make_it() -> None:
     """parcel.h has the struct; its fields leave no gap."""
     header = (Path(pyserve_workers.__path__[0]) / "parcel.h").read_text()
     struct = header[header.index("typedef struct {") : header.index("} parcel_label;")]
-    sizes = [int(bits) // 8 for bits in re.findall(r"uint(\d+)_t", struct)]
-    assert sum(sizes) + int(re.findall(r"char host\[(\d+)\]", struct)[0]) == LABEL
+    fields = re.findall(r"uint(\d+)_t (\w+);", struct)
+    letters = {"8": "B", "16": "H", "32": "I", "64": "Q"}
+    size = re.findall(r"char host\[(\d+)\]", struct)[0]
+    assert LABEL.format == "=" + "".join(letters[bits] for bits, _ in fields) + f"{size}s"
+    names = [name for _, name in fields]
+    assert sum(int(bits) // 8 for bits, _ in fields[: names.index("idle")]) == IDLE
+    assert f"PARCEL_FORMAT {PARCEL_FORMAT:#x}u" in header
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "unix"])
+def test_who_has_just_connected_is_told_without_having_asked(queue: HandoffQueue, tmp_path: Path, host: str) -> None:
+    with listening(host, tmp_path) as listener, connected(listener) as client:
+        found = listener.accept()
+        assert found is not None
+        queue.put(0, *found)
+        assert listener.accept() is None
+        assert queue.answer_rest() == 1
+        assert b"".join(iter(lambda: client.recv(1000), b"")) == handoff.ANSWER
+
+
+def test_what_does_not_fit_waits_outside(queue: HandoffQueue, tmp_path: Path) -> None:
+    queue.outlet.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    with listening("127.0.0.1", tmp_path) as listener, contextlib.ExitStack() as clients:
+        count = 0
+        while queue.has_room():
+            clients.enter_context(connected(listener))
+            found = listener.accept()
+            assert found is not None
+            queue.put(0, *found)
+            count += 1
+        assert queue.answer_rest() == count - 1
+        assert queue.has_room()
+        assert queue.answer_rest() == 1
+        assert queue.answer_rest() == 0
+
+
+@contextmanager
+def listening(host: str, folder: Path) -> Iterator[listeners.Listener]:
+    bind = f"unix:{folder}/socket" if host == "unix" else f"[{host}]:0" if ":" in host else f"{host}:0"
+    (listener,) = listeners.open_all([bind], 16, 0o600, (-1, -1))
+    yield listener
+    listener.close(unlink=True)
+
+
+@contextmanager
+def connected(listener: listeners.Listener) -> Iterator[socket.socket]:
+    with socket.socket(listener.socket.family) as client:
+        client.settimeout(20)
+        client.connect(listener.socket.getsockname())
+        yield client

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pyserve.backlog import queued
 from pyserve.errors import BindError, ExitCode
 from pyserve.linux import drop_new_handshakes
 from pyserve.listeners import Listener, adopt, handshakes_under_way, holder_of, open_all
@@ -429,18 +428,22 @@ def test_established_and_queued_connections_are_no_handshakes(listen: Listen) ->
         assert not handshakes_under_way(listener)
 
 
-def test_connections_that_wait_are_counted(listen: Listen, tmp_path: Path) -> None:
-    (tcp, unix) = listen("127.0.0.1:0", f"unix:{tmp_path}/socket")
-    assert queued(tcp) == 0
-    with connect(tcp), connect(tcp):
-        wait_for(lambda: queued(tcp) == 2, "both connections")
-        tcp.socket.accept()[0].close()
-        assert queued(tcp) == 1
-    assert queued(unix) == 0
-    with connect_unix(unix), connect_unix(unix), connect_unix(unix):
-        assert queued(unix) == 3
-        unix.socket.accept()[0].close()
-        assert queued(unix) == 2
+def test_who_waits_is_accepted_once_and_a_closed_listener_is_closed_once(listen: Listen, tmp_path: Path) -> None:
+    (unix,) = listen(f"unix:{tmp_path}/socket")
+    with connect_unix(unix) as client:
+        found = unix.accept()
+        assert found is not None
+        with found[0] as accepted:
+            client.sendall(b"hello")
+            assert accepted.recv(10) == b"hello"
+            with pytest.raises(BlockingIOError):
+                accepted.recv(10)
+        assert unix.accept() is None
+    unix.close(unlink=True)
+    assert not unix.owned
+    Path(unix.path).touch()  # a successor's
+    unix.close(unlink=True)
+    assert Path(unix.path).exists()
 
 
 def connect_unix(listener: Listener) -> socket.socket:

@@ -228,6 +228,45 @@ def test_stop_finishes_the_request_under_way(machine: Machine, folder: Path) -> 
     assert "every request was answered" in service.log
 
 
+def test_stop_with_the_usual_killmode_loses_nothing(machine: Machine, folder: Path) -> None:
+    """Units that do not say KillMode=mixed have the TERM sent to every process. (The queue was reset, and kept connections
+    had an empty 503.)"""
+    service = Service(machine, folder, drop_in="KillMode=control-group")
+    service.systemctl("start")
+    answers: list[str] = []
+    inside = threading.Thread(target=lambda: answers.append(service.get("/sleep?3")))
+    inside.start()
+    wait_for(service.in_app, "the request")
+    with Load(service.url) as fresh, Load(service.url, reuse=True, pause=0.02) as kept:
+        wait_for(lambda: len(fresh.answers) > 20 and len(kept.answers) > 20)
+        service.systemctl("stop")
+        inside.join()
+        for load in (fresh, kept):
+            load.stop()
+    assert [answer[:4] for answer in answers] == ["one "]
+    assert fresh.failures == []
+    assert {type(failure) for failure in kept.failures} <= {ConnectionRefusedError}, "it connects again and again"
+    assert {status for status, _ in fresh.answers + kept.answers} == {200}
+    assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
+    assert "every request was answered" in service.log
+    assert "error" not in service.log.split()
+
+
+def test_signals_to_all_processes_of_the_service_are_the_masters(machine: Machine, folder: Path) -> None:
+    """``systemctl kill`` sends to all unless it is told otherwise."""
+    service = Service(machine, folder)
+    service.systemctl("start")
+    workers = service.workers()
+    with Load(service.url) as load:
+        machine.systemctl("kill", "--signal=SIGUSR1", NAME)
+        service.wait_for_log("log files reopened")
+        assert service.workers() == workers
+        machine.systemctl("kill", "--signal=SIGHUP", NAME)
+        service.wait_for_log("reload done: generation 2")
+    assert load.failures == []
+    assert "was killed by" not in service.log
+
+
 def test_a_service_that_is_killed_comes_back(machine: Machine, folder: Path) -> None:
     service = Service(machine, folder)
     service.systemctl("start")

@@ -8,11 +8,13 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyserve import listeners
 from pyserve.descriptors import RESERVE
 from pyserve.handoff import HandoffQueue
 from pyserve.scoreboard import Scoreboard
@@ -216,14 +218,40 @@ def test_at_its_limit_a_worker_takes_nothing_until_there_is_room(team: Team, que
     assert len(new.connections) == 3
 
 
-def test_at_the_final_stop_what_is_in_the_queue_is_taken_to_its_end(team: Team) -> None:
+def test_at_the_final_stop_what_is_in_the_queue_is_taken_to_its_end(team: Team, queue: HandoffQueue) -> None:
     old, new, _ = team
     old.serve(10)
     leave(old)
     new.final = True
     leave(new)
+    assert not new.handoff.is_empty()
+    while not new.handoff.is_empty():
+        assert new.hears(queue.fds[1]) or new.handoff.aside_until
+        new.handoff.sweep(time.monotonic() + handoff.ASIDE)
+        new.handoff.take()
     assert len(new.connections) == 10
+    assert len(new.pending) == 10, "what they have sent is read before they can count as idle"
     assert not new.handoff.leaving
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_who_the_master_has_accepted_is_a_new_client(
+    queue: HandoffQueue, team: Team, tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    bind = {socket.AF_INET: "127.0.0.1:0", socket.AF_INET6: "[::1]:0"}.get(family, f"unix:{tmp_path}/socket")
+    (listener,) = listeners.open_all([bind], 16, 0o600, (-1, -1))
+    new = team[1]
+    new.handoff.listen()
+    with socket.socket(family) as client:
+        client.connect(listener.socket.getsockname())
+        found = listener.accept()
+        assert found is not None
+        queue.put(0, *found)
+        new.handoff.take()
+        (connection,) = new.connections.values()
+        assert connection.idle
+        assert connection.deadline <= time.monotonic() + SETTINGS["header_timeout"], "as of any that has just come"
+    listener.close(unlink=True)
 
 
 def test_nothing_is_given_while_nobody_takes(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,77 @@ def test_it_serves_reloads_times_out_and_drains(site: Path, tmp_path: Path) -> N
         server.signal(signal.SIGTERM)
         assert slow.result(GENEROUS).status_code == 504
         assert server.wait() == 0
+
+
+PLAIN = """
+import os, select, socket
+
+from pyserve_workers.worker import Worker
+
+
+class PlainWorker(Worker):
+    in_app = False
+
+    def prepare(self):
+        self.listeners = []
+        self.waiting = []
+
+    def listen(self):
+        self.listeners = [socket.socket(fileno=os.dup(fd)) for fd in self.generation.listener_fds]
+        for listener in self.listeners:
+            listener.setblocking(False)
+            self.epoll.register(listener, select.EPOLLIN)
+
+    def serve(self):
+        while self.state != "draining":
+            for fd, _ in self.epoll.poll(0.1):
+                if fd in (self.wake, self.channel.fileno()):
+                    self.control()
+                elif not os.path.exists("block"):
+                    self.take()
+
+    def take(self):
+        for listener in self.listeners:
+            try:
+                client, _ = listener.accept()
+            except BlockingIOError:
+                return False
+            with client:
+                client.settimeout(60)
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n")
+        return True
+
+    def stop_accepting(self):
+        while self.final and self.take():
+            pass
+        for listener in self.listeners:
+            listener.close()
+        for fd in self.generation.listener_fds:
+            os.close(fd)
+"""
+
+
+def test_one_that_takes_nothing_over_serves_its_queue_by_itself(tmp_path: Path) -> None:
+    """A class of its own from the bottom: at the final stop nobody gives it what it cannot take."""
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "plain.py").write_text(PLAIN)
+    installed = tmp_path / "plain-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[pyserve.workers]\nplain = plain:PlainWorker\n")
+    with serve("app:app", "-k", "plain", "-w", "1", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}) as server:
+        assert server.get("/").status_code == 200
+        (tmp_path / "block").touch()
+        clients = [socket.create_connection(("127.0.0.1", server.port), timeout=GENEROUS) for _ in range(5)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.signal(signal.SIGTERM)
+        for client in clients:
+            with client:
+                assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        assert server.wait() == 0
+        assert "stopped; every request was answered" in server.log
 
 
 def test_without_it_pyserve_says_what_there_is(tmp_path: Path) -> None:

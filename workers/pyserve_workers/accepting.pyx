@@ -2,7 +2,7 @@
 """A listener's next client, as a Connection."""
 
 from cpython.exc cimport PyErr_SetFromErrno
-from libc.errno cimport EAGAIN, ECONNABORTED, EPERM, EPROTO, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, ENOTSOCK, EPERM, EPROTO, errno
 from libc.stdint cimport uint64_t
 
 from pyserve_workers.connection cimport Connection
@@ -29,8 +29,9 @@ cpdef Connection accept(Context context, int listener, object about):
     cdef int fd = accept_peer(listener, host, &port)
     cdef Connection connection
     if fd < 0:
-        # EPROTO, EPERM (a firewall rule) and the like concern one connection that is gone (accept(2)).
-        if errno == EAGAIN or errno == ECONNABORTED or errno == EPROTO or errno == EPERM:
+        # EPROTO, EPERM (a firewall rule) and the like concern one connection that is gone (accept(2)). ENOTSOCK: we have been
+        # told to let the listener go, and have not heard of it yet (linux.give_up_listeners).
+        if errno == EAGAIN or errno == ECONNABORTED or errno == EPROTO or errno == EPERM or errno == ENOTSOCK:
             return None
         PyErr_SetFromErrno(OSError)
     connection = Connection.__new__(Connection)

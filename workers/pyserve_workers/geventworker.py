@@ -220,7 +220,7 @@ class GeventWorker(LoopWorker):
         if len(self.pool.busy) >= self.pool.limit and not self.full:
             self.full = True
             for listener_fd in self.listeners.keys() - set(self.paused):
-                self.epoll.unregister(listener_fd)
+                self.ignore(listener_fd)
                 self.paused.append(listener_fd)
 
     def done(self, connection: Connection, wanted: int) -> None:
@@ -286,7 +286,7 @@ class GeventWorker(LoopWorker):
             return False
         now = time.monotonic()
         if now < self.deadline:
-            return self.announced and not self.connections and not self.unserved
+            return self.announced and self.is_done()
         if not self.asked_to_end:
             self.asked_to_end = True
             self.count_unfinished()

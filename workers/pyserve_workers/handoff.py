@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 import time
 from errno import EAGAIN, ENOBUFS, ENOMEM, EPIPE, ETOOMANYREFS
-from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT
+from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, POLLIN
 
 from pyserve.descriptors import RESERVE
 from pyserve.scoreboard import SLOTS
 from pyserve_workers.parcel import FDS, LostError, can_travel, receive, send, travellers
-from pyserve_workers.system import close
+from pyserve_workers.system import close, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 BATCH = 4  # connections that are taken before other work has its turn; one, where a request keeps the others waiting
 ASIDE = 0.01  # seconds for which a worker that has more than its share, or no room, leaves the queue to the others
 PASSES = (EAGAIN, ETOOMANYREFS, ENOBUFS, ENOMEM)  # why the queue may take nothing now
-QUEUED = 20_000  # more connections than the queue holds
 SLACK = 1  # connections above its share that a worker may have
 
 
@@ -115,7 +114,7 @@ class Handoff:
         connection, wanted = arrived
         if wanted:
             self.worker.keep(connection, wanted)
-            if connection.pending:
+            if connection.pending or self.worker.final:  # then: before it can count as idle
                 self.worker.pending.append(connection)
         return True
 
@@ -142,21 +141,23 @@ class Handoff:
         self.aside_until = time.monotonic() + ASIDE
         self.worker.sweep_within(ASIDE)
 
-    def take_rest(self) -> None:
-        """The server stops: what is in the queue is served to its end, like what is in the listeners' queues."""
-        for _ in range(QUEUED):
-            if not self.has_room() or not self.take_one():
-                return
+    def is_empty(self) -> bool:
+        look = poll()
+        look.register(self.inlet, POLLIN)
+        return self.shut_down or not look.poll(0)
 
     # Giving.
 
     def leave(self) -> None:
-        """This worker leaves: give away what can go now; the rest is offered as its requests end."""
-        if self.worker.final:
-            self.ignore()
-            self.take_rest()
-        else:
+        """This worker leaves: give away what can go now; the rest is offered as its requests end. If everything stops,
+        there is nobody to give anything to, and what is in the queue is served to its end."""
+        if not self.worker.final:
             self.give_all()
+            return
+        self.stop_waiting()
+        self.ignore()
+        self.listen()
+        self.leaving = False
 
     def give_all(self) -> None:
         """From now on, what can go goes."""
@@ -176,10 +177,10 @@ class Handoff:
         worker = self.worker
         if self.blocked or connection in worker.taken or not can_travel(connection):
             return
-        if worker.final:  # the server stops by now
+        if worker.final or worker.orphaned:  # the server stops by now, and with its master all others end
             self.linger()
             return
-        if worker.orphaned or not worker.slot.get("takers"):
+        if not worker.slot.get("takers"):
             self.wait()
             return
         fd = connection.fd
@@ -204,12 +205,15 @@ class Handoff:
         self.blocked = True
         self.stuck_since = self.stuck_since or time.monotonic()
 
-    def try_again(self) -> None:
-        """There may be room in the queue now, or somebody who takes."""
+    def stop_waiting(self) -> None:
         if self.awaiting:
             self.worker.epoll.unregister(self.outlet)
             self.awaiting = False
         self.blocked = False
+
+    def try_again(self) -> None:
+        """There may be room in the queue now, or somebody who takes."""
+        self.stop_waiting()
         self.offer_all()
         timeout = self.worker.config.handoff_timeout
         if self.blocked and time.monotonic() >= self.stuck_since + timeout:

@@ -12,6 +12,7 @@ import time
 from _thread import get_ident
 from abc import abstractmethod
 from collections import namedtuple
+from struct import unpack
 
 from pyserve import alone
 from pyserve.suspension import Suspension
@@ -44,10 +45,20 @@ ACCEPT_PAUSE = 0.1  # seconds without accepting after the system refused: no des
 LISTENER_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
+def has_unread(fd: int) -> bool:
+    """Has a client sent something that nobody has read?"""
+    from fcntl import ioctl
+    from termios import FIONREAD
+
+    count: int = unpack("=i", ioctl(fd, FIONREAD, bytes(4)))[0]
+    return count > 0
+
+
 class LoopWorker(Worker):
     """A worker whose connections are in ``self.epoll``, with the master's channel and the listeners."""
 
     context: Context
+    takes_over = True
     never_busy = False  # has it always time for one more connection?
     concurrent = False  # may several requests be in the app at once?
     full = False  # does it accept no more for now, because so many are?
@@ -82,7 +93,7 @@ class LoopWorker(Worker):
         self.listeners: dict[int, Listener] = {}
         self.ways_in = [Listener("http", it["server_name"], it["server_port"]) for it in self.generation.listeners]
         self.paused: list[int] = []  # listeners that are out of epoll until the next sweep
-        self.unserved: dict[int, Listener] = {}  # those whose queues are to be served to their end, at the final stop
+        self.unserved: dict[int, Listener] = {}  # those whose queues are to be served to their end, without a master
         self.limit = config.limit_connections
         self.shedding = Shedding(self)
         self.handoff = Handoff(self)
@@ -225,9 +236,16 @@ class LoopWorker(Worker):
                 self.shedding.turn_away(connection)
 
     def rotate(self, listener_fd: int) -> None:
-        if self.slot.get("siblings"):
-            self.epoll.unregister(listener_fd)
+        if self.slot.get("siblings") and self.ignore(listener_fd):
             self.epoll.register(listener_fd, LISTENER_EVENTS)
+
+    def ignore(self, listener_fd: int) -> bool:
+        """Take it out of epoll; False if it was not there any more: it was let go meanwhile (LET_GO)."""
+        try:
+            self.epoll.unregister(listener_fd)
+        except FileNotFoundError:
+            return False
+        return True
 
     def welcome(self, connection: Connection) -> None:
         """Serve what a new connection has sent already."""
@@ -247,7 +265,7 @@ class LoopWorker(Worker):
     def pause_accepting(self, listener_fd: int) -> None:
         """The system has no descriptor or no memory for one more connection: let the queue wait, rather than spin."""
         if listener_fd not in self.paused:
-            self.epoll.unregister(listener_fd)
+            self.ignore(listener_fd)
             self.paused.append(listener_fd)
         self.sweep_within(ACCEPT_PAUSE)
 
@@ -282,7 +300,8 @@ class LoopWorker(Worker):
         for fd in self.gatekeeper.late(now):
             self.interrupt_alone(fd)
         if self.state == "draining" and now >= self.linger_until:
-            for connection in [c for c in self.connections.values() if c.idle and c not in self.taken]:
+            used = {*self.taken, *self.pending}
+            for connection in [c for c in self.connections.values() if c.idle and c not in used]:
                 self.after(connection, connection.retire())
         self.accept_rest()  # last: what they have sent is read before they can count as idle
 
@@ -297,23 +316,20 @@ class LoopWorker(Worker):
         self.handoff.obey()
 
     def stop_accepting(self) -> None:
-        """At the final stop the queues are served to their end; else the other workers go on with them, and with the
-        connections."""
+        """Others go on with the queues, and with the connections; at the final stop the master, if there is one, gives
+        who is in the queues to the hand-off queue."""
         self.sweep_every = min(self.sweep_every, 0.1)
         self.sweep_within(self.sweep_every)
-        if self.final and not self.listeners:
-            self.listen()  # it has just booted: there is nobody else to take what waits there
-        about = dict(zip(self.generation.listener_fds, self.generation.listeners, strict=True))
         for fd in set(self.listeners) - set(self.paused):
-            self.epoll.unregister(fd)
+            self.ignore(fd)
         self.paused.clear()
         for fd in self.generation.listener_fds:
-            if self.final and fd in self.listeners and not about[fd]["inherited"]:
+            if self.final and self.orphaned and fd in self.listeners and fd in self.generation.owned_fds:
                 self.unserved[fd] = self.listeners[fd]
             else:
                 close(fd)
         self.listeners.clear()
-        self.accept_rest(self.share)
+        self.accept_rest()
         self.handoff.leave()
         if not self.handoff.leaving:
             self.linger()
@@ -323,31 +339,36 @@ class LoopWorker(Worker):
         self.context.draining = True
         self.linger_until = min(self.deadline, time.monotonic() + self.config.keepalive_linger)
 
-    def accept_rest(self, share: int = 0) -> None:
-        """Take what is left in the queues, or a share of each, and close each that is empty. The next sweep goes on,
-        when others have been served, also where the system refuses for lack of descriptors or memory."""
+    def serve_rest(self) -> None:
+        self.handoff.leave()
+        self.linger()
+
+    def accept_rest(self) -> None:
+        """Take what is left in the queues, and close each that is empty. The next sweep goes on, when others have been
+        served, where the system refuses for lack of descriptors or memory."""
         for fd, about in list(self.unserved.items()):
-            accepted = 0
             try:
                 while (connection := accept(self.context, fd, about)) is not None:
                     self.keep(connection)
-                    accepted += 1
-                    if accepted == share:
-                        break
             except OSError as error:
                 self.log.debug(f"the rest of the queue has to wait: {error.strerror}")
                 continue
-            if connection is None:
-                del self.unserved[fd]
-                close(fd)
+            del self.unserved[fd]
+            close(fd)
+
+    def is_done(self) -> bool:
+        """Has it nothing more to do, while it drains, and will nothing more come?"""
+        if self.connections or self.unserved:
+            return False
+        if self.final:
+            return not self.may_take or ((self.closed or self.orphaned) and self.handoff.is_empty())
+        return self.released or self.orphaned
 
     def drained(self) -> bool:
         if self.state != "draining":
             return False
-        if not self.connections and not self.unserved:
-            return True
         if time.monotonic() < self.deadline:
-            return False
+            return self.is_done()
         self.count_unfinished()
         self.close_all()
         return True
@@ -358,7 +379,7 @@ class LoopWorker(Worker):
             self.log.error(
                 "clients in the queue are cut: there was no room for them until the graceful timeout was over"
             )
-        unfinished = [connection for connection in self.connections.values() if connection.unfinished]
+        unfinished = [c for c in self.connections.values() if c.unfinished or (c.idle and has_unread(c.fd))]
         self.cut += len(unfinished)
         if unfinished:
             noun = "request was" if len(unfinished) == 1 else "requests were"

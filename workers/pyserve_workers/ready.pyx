@@ -8,7 +8,7 @@ the master's channel, and connections that want something else from epoll than t
 from cpython.dict cimport PyDict_GetItem
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from cpython.object cimport PyObject
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ENOENT, errno
 from libc.math cimport ceil
 from libc.stdint cimport uint32_t
 
@@ -69,7 +69,11 @@ cdef int rotate(int epoll, int listener) except -1:
     cdef epoll_event event
     event.events = EPOLLIN | EPOLLEXCLUSIVE
     event.data.fd = listener
-    if epoll_ctl(epoll, EPOLL_CTL_DEL, listener, NULL) < 0 or epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0:
+    if epoll_ctl(epoll, EPOLL_CTL_DEL, listener, NULL) < 0:
+        if errno == ENOENT:   # it was let go this moment
+            return 0
+        PyErr_SetFromErrno(OSError)
+    if epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0:
         PyErr_SetFromErrno(OSError)
     return 0
 

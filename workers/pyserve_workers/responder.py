@@ -12,8 +12,6 @@ import contextlib
 import faulthandler
 import math
 import os
-import signal
-import sys
 import time
 
 from pyserve import descriptors
@@ -22,12 +20,12 @@ from pyserve.alone import as_get
 from pyserve.channel import Channel
 from pyserve.children import DUMP, ResponderProcess
 from pyserve.errors import ConfigError
-from pyserve.zygotes import BLOCKED, CHANNEL_FD
+from pyserve.zygotes import CHANNEL_FD
 from pyserve_workers.connection import HELD
 from pyserve_workers.gatekeeper import refusal
 from pyserve_workers.sync import SyncWorker
 from pyserve_workers.system import socket
-from pyserve_workers.zygote import Generation
+from pyserve_workers.zygote import Generation, heed_no_signals, leave
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,9 +46,7 @@ PAGE = """<!doctype html>
 
 
 def main() -> None:
-    for number in BLOCKED:
-        signal.signal(number, lambda _number, _frame: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+    heed_no_signals()
     os.set_inheritable(CHANNEL_FD, False)
     channel = Channel(socket(fileno=CHANNEL_FD))
     message = channel.receive()
@@ -63,7 +59,7 @@ def main() -> None:
     become(generation.config.user, generation.config.group)
     with contextlib.suppress(ConfigError):  # the zygotes say it
         generation.try_spool_dir()
-    sys.exit(responder.run())
+    leave(responder.run())
 
 
 def never(_environ: object, _start_response: object) -> NoReturn:
@@ -105,6 +101,7 @@ class Responder(SyncWorker):
         self.stacks_fd = generation.log.fd
         self.gate = ClosedGate(generation.config)
         generation.app = never
+        self.released = True  # nobody waits for a successor
 
     def prepare(self) -> None:
         super().prepare()
@@ -132,11 +129,18 @@ class Responder(SyncWorker):
     def stop_accepting(self) -> None:
         super().stop_accepting()
         if self.final:
-            self.gate.said = None
-            held = [connection for connection in self.connections.values() if connection.state == HELD]
-            for connection in held:
-                connection.resume()
-            self.go_on(held)
+            self.refuse_held()
+
+    def serve_rest(self) -> None:
+        super().serve_rest()
+        self.refuse_held()
+
+    def refuse_held(self) -> None:
+        self.gate.said = None
+        held = [connection for connection in self.connections.values() if connection.state == HELD]
+        for connection in held:
+            connection.resume()
+        self.go_on(held)
 
     def leave_alone(self) -> None:
         """Accept nothing more; the queues are the workers' again, and so are the connections that idle or wait here."""

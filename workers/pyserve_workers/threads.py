@@ -44,6 +44,7 @@ GONE = select.EPOLLHUP | select.EPOLLERR
 STUCK = "a request that cannot be interrupted"
 REQUESTS_A_TURN = 32  # of one client that does not wait for answers
 TOGETHER = 0.001  # seconds
+CUT_GRACE = 1.0  # seconds that requests have, once they were interrupted at the deadline, to end
 FAREWELL = 1.0  # seconds for an idle thread to end, in which its locals are released
 
 
@@ -94,6 +95,7 @@ class ThreadsWorker(LoopWorker):
         self.given_up: set[Connection] = set()  # whose requests are stuck
         self.stuck = False  # a thread is, and so this worker must be replaced
         self.told_stacks = False
+        self.asked_to_end = False  # the requests in the app, at the deadline
         self.has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
         if self.config.timeout:
             self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
@@ -220,13 +222,39 @@ class ThreadsWorker(LoopWorker):
             super().stop_accepting()
         self.context.draining_event.set()
 
+    def serve_rest(self) -> None:
+        with self.tables:
+            super().serve_rest()
+
     def drained(self) -> bool:
-        """Nobody waits for the requests that are stuck."""
-        if self.state == "draining" and self.given_up:
+        """Nobody waits for the requests that are stuck. At the deadline the others are interrupted, and those that do
+        not notice it are answered from outside."""
+        if self.state != "draining":
+            return False
+        now = time.monotonic()
+        if self.given_up:
             left = self.connections.values()
             if all(connection in self.given_up and not connection.unfinished for connection in left):
-                self.deadline = min(self.deadline, time.monotonic())
-        return super().drained()
+                self.deadline = min(self.deadline, now)
+        if now < self.deadline:
+            return self.is_done()
+        if not self.asked_to_end:
+            self.asked_to_end = True
+            self.count_unfinished()
+            for thread, connection in self.at_work():
+                connection.interrupt(thread.ident)
+        if self.at_work() and now < self.deadline + CUT_GRACE:
+            return False
+        for _, connection in self.at_work():
+            if self.has_gil:
+                connection.give_up()
+        self.close_all()
+        return True
+
+    def at_work(self) -> list[tuple[AppThread, Connection]]:
+        """The threads whose requests are in the app and not given up, and these."""
+        inside = [(thread, thread.connection) for thread in self.threads]
+        return [(thread, c) for thread, c in inside if c is not None and c.running and c not in self.given_up]
 
     def count_unfinished(self) -> None:
         super().count_unfinished()
@@ -325,7 +353,7 @@ class ThreadsWorker(LoopWorker):
             self.accept_one(listener_fd)
         else:  # other workers may have time, and if not, it can as well wait in the kernel
             self.full = True
-            self.epoll.unregister(listener_fd)
+            self.ignore(listener_fd)
             self.paused.append(listener_fd)
 
     def answer(self, connection: Connection, events: int) -> None:

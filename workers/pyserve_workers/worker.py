@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 
 from pyserve import lifecycle, linux, namedfds
 from pyserve.channel import ProtocolError, encode
-from pyserve.children import DUMP, INTERRUPT, STACKS
+from pyserve.children import DUMP, END, INTERRUPT, LET_GO, STACKS
 from pyserve.errors import HookError, PyserveError, RequestTimeout
 from pyserve.failpoint import failpoint
 from pyserve.log import ErrorStream
@@ -43,6 +43,9 @@ TRANSITIONS = {
     "draining": {"exited"},
     "exited": set(),
 }
+# Signals that reach a worker whatever the app has blocked, and those for the master that may be the app's here.
+HEARD = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP, INTERRUPT, DUMP, STACKS, LET_GO, END}
+IGNORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 REPARENTING = 10.0  # seconds for the process between the zygote and this one to end
 FAILED = 1  # exit code
 
@@ -52,6 +55,7 @@ class Worker(ABC):
 
     role = "worker"  # for fail-points
     multithread = False
+    takes_over = False  # does it serve connections from the hand-off queue, also those that nobody has accepted before?
     heartbeat = False  # does it promise one, whatever its requests do? Then the master may press it for lack of one
     late_request: type[RequestTimeout] = RequestTimeout  # what is raised in the app
     stacks_fd = -1  # its stack file
@@ -72,7 +76,8 @@ class Worker(ABC):
         self.deadline = math.inf  # CLOCK_MONOTONIC seconds by which it must have ended
         self.orphaned = False  # the master is gone
         self.final = False  # it drains because the whole server stops
-        self.share = 0  # then: how much of a queue it takes before it looks again, so that others have theirs; 0: all
+        self.released = False  # the master knows that it drains
+        self.closed = False  # nobody listens any more
         self.may_take = True  # connections from the hand-off queue, once it serves
         self.cut = 0  # requests that were not answered in full
         self.wake, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -99,8 +104,12 @@ class Worker(ABC):
 
     @abstractmethod
     def stop_accepting(self) -> None:
-        """Take what the drain's kind demands from the listeners' queues, then close them; idle connections go to other
-        workers, or linger."""
+        """Close the listeners; if the drain is ``final`` and nobody else does, serve their queues to their end first.
+        Idle connections go to other workers, or linger."""
+
+    def serve_rest(self) -> None:
+        """It drains, and learns that everything stops: if it may take connections over, nobody else may."""
+        self.log.debug("everything stops")
 
     def allow_taking(self, allowed: bool) -> None:
         """Of workers that leave, their connections: for classes that can."""
@@ -126,7 +135,8 @@ class Worker(ABC):
                 began = time.monotonic()
                 self.boot()
                 self.become("ready")
-                self.channel.send("READY", seconds=time.monotonic() - began, heartbeat=self.heartbeat)
+                seconds = time.monotonic() - began
+                self.channel.send("READY", seconds=seconds, heartbeat=self.heartbeat, takes=self.takes_over)
                 self.serve()
                 self.end()
             finally:
@@ -160,6 +170,7 @@ class Worker(ABC):
                 os._exit(FAILED)  # the master is gone
             time.sleep(0.0005)
         self.install_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.generation.signal_mask - HEARD)
         linux.set_parent_death_signal(signal.SIGTERM)
         if os.getppid() != self.generation.master_pid:
             os._exit(FAILED)
@@ -174,6 +185,13 @@ class Worker(ABC):
         notice = encode("LEAVING", {"cause": "SIGTERM"})
         seconds = math.ceil(self.config.graceful_timeout + self.config.hook_timeout) + 5
         linux.guard_worker(self.wake_writer, self.channel.fileno(), notice, seconds)
+        linux.hold_listeners(self.generation.owned_fds)
+        linux.give_up_listeners(LET_GO, encode("LET_GO", {"heard": False}))
+        linux.ignore_signals(IGNORED, True)  # the app may use them
+        try:
+            linux.prepare_end(END)
+        except OSError as error:
+            self.log.warning(f"no timer ends this worker if it is stuck when the master is gone: {error.strerror}")
         signal.signal(INTERRUPT, self.on_interrupt)
         faulthandler.register(DUMP, file=self.log.fd, all_threads=True)
         faulthandler.register(STACKS, file=self.stacks_fd, all_threads=True)
@@ -190,6 +208,7 @@ class Worker(ABC):
         except lifecycle.HookFailedError as error:
             raise HookError(str(error), user_traceback(error.__cause__ or error)) from None
         self.install_signals()  # again: the app may have set its own
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
         self.prepare()
         self.epoll.register(self.channel.fileno(), select.EPOLLIN)
         self.epoll.register(self.wake, select.EPOLLIN)
@@ -224,16 +243,17 @@ class Worker(ABC):
     # What the master and signals say.
 
     def control(self) -> None:
-        """Take a TERM's wake-up and one message of the master's."""
-        for fd, _ in self.ears.poll(0):
-            if fd == self.wake:
-                os.read(self.wake, 64)
-                if os.getppid() != self.generation.master_pid:
-                    self.master_lost()  # the kernel sent the TERM
-                elif self.state != "draining":
-                    self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
-            else:
-                self.hear_master()
+        """Take a TERM's wake-up and all that the master has said."""
+        while ready := self.ears.poll(0):
+            for fd, _ in ready:
+                if fd == self.wake:
+                    os.read(self.wake, 64)
+                    if os.getppid() != self.generation.master_pid:
+                        self.master_lost()  # the kernel sent the TERM
+                    elif self.state != "draining":
+                        self.drain("SIGTERM", time.monotonic() + self.config.graceful_timeout, final=False)
+                else:
+                    self.hear_master()
         if self.check is not None and self.check.is_over():
             self.tell_check(self.check)
 
@@ -262,11 +282,9 @@ class Worker(ABC):
         elif message.kind == "CHECK" and self.state == "ready":
             self.begin_check()
         elif message.kind == "DRAIN":
-            if self.state != "draining":
-                self.share = message["share"]
-                self.drain(message["cause"], message["deadline"], final=message["final"])
-            self.deadline = min(self.deadline, message["deadline"])
-            self.final = self.final or message["final"]
+            self.told_to_drain(message)
+        elif message.kind == "CLOSED":
+            self.closed = True
         elif message.kind == "TAKE":
             self.allow_taking(message["allowed"])
         elif message.kind == "STACKS":
@@ -274,6 +292,17 @@ class Worker(ABC):
         elif message.kind == "REOPEN":
             take_over(namedfds.of(message), self.generation.log_fds)
             message.close()
+
+    def told_to_drain(self, message: Message) -> None:
+        """Perhaps not for the first time: what is stronger or sooner counts."""
+        self.released = True
+        self.may_take = message["takes"]
+        if self.state != "draining":
+            self.drain(message["cause"], message["deadline"], final=message["final"])
+        self.deadline = min(self.deadline, message["deadline"])
+        if message["final"] and not self.final:
+            self.final = True
+            self.serve_rest()
 
     def begin_check(self) -> None:
         from pyserve_workers.check import Check
@@ -311,7 +340,10 @@ class Worker(ABC):
             self.log.debug("told to leave before it served")
         self.cause, self.deadline, self.final = cause, deadline, final
         self.become("draining")
+        linux.hold_listeners([])  # from here on their numbers may become the app's
         self.stop_accepting()
+        if not self.orphaned:
+            self.channel.send("LET_GO", heard=True)
         self.announce()
 
     def announce(self) -> None:

@@ -1,8 +1,8 @@
 """The zygote: one per generation. Imports the app once and forks workers from it; serves nothing itself.
 
 The master starts it before it has read its own command line, so all it knows at first is its channel. It ends when the
-channel does. Signals: INT and HUP do nothing (they reach the whole process group; the master decides), TERM and QUIT
-end it, and the master starts another.
+channel does. Signals that are sent to all processes and mean the master do nothing; QUIT ends it, and the master starts
+another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pyserve_workers.system import close, poll, socket
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from pyserve.channel import Message
     from pyserve.config import Config
@@ -53,9 +53,7 @@ COLLECT_EVERY = 100_000  # container objects, while the app is imported
 
 
 def main() -> None:
-    for number in BLOCKED:
-        signal.signal(number, lambda _number, _frame: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+    heed_no_signals()
     faulthandler.register(DUMP, all_threads=True)
     os.set_inheritable(CHANNEL_FD, False)
     channel = Channel(socket(fileno=CHANNEL_FD))
@@ -71,7 +69,23 @@ def main() -> None:
     rehearse()
     message = channel.receive()
     if message is not None:
-        sys.exit(Zygote(channel, message).run())
+        leave(Zygote(channel, message).run())
+
+
+def heed_no_signals() -> None:
+    """From here on those for the master do nothing here. What the app forks has their defaults again, but for INT and
+    HUP: of these Python must know the handler, or it has one of its own that raises."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: None)
+    linux.ignore_signals([number for number in BLOCKED if number not in (signal.SIGINT, signal.SIGHUP)], False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process. Python gives signals back their defaults on the way."""
+    for number in BLOCKED:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 class Generation:
@@ -94,6 +108,13 @@ class Generation:
         self.app: Callable[..., Any] | None = None  # None: each worker loads it for itself
         self.title = self.config.proc_name
         self.folder = ""
+        self.signal_mask: set[int] = set()  # what the app's import has left blocked
+
+    @property
+    def owned_fds(self) -> list[int]:
+        """The listeners that were bound by the master: others must be left to who has made them."""
+        found = zip(self.listener_fds, self.listeners, strict=True)
+        return [fd for fd, about in found if not about["inherited"]]
 
     @property
     def access_log_fd(self) -> int | None:
@@ -140,7 +161,8 @@ class Generation:
     def disown(self) -> None:
         """In a process that the app has forked."""
         for fd in (*self.listener_fds, *self.handoff_fds):
-            close(fd)
+            with contextlib.suppress(OSError):  # the listeners that are held were closed at the fork
+                close(fd)
 
     def load_app(self) -> str:
         """Import the app and run its ``on_app_loaded`` hooks; what was loaded, in words. PyserveError if that fails."""
@@ -214,8 +236,10 @@ class Zygote:
                 AccessLog(generation.access_log_fd, generation.config.access_logformat)
             unusable = generation.try_spool_dir()
             if generation.preload != "never":
+                linux.hold_listeners(generation.owned_fds)
                 with Audit() as audit:
                     description = generation.load_app()
+                linux.ignore_signals([signal.SIGTERM], False)  # again: the app may have set its own
                 unsafe = audit.found() if generation.preload == "auto" else ""
                 if unsafe:
                     self.channel.send("UNSAFE", reasons=unsafe)
@@ -257,11 +281,16 @@ class Zygote:
         hubs.destroy()
         flush_streams()
         forked.belong(None)
+        linux.hold_listeners([])  # a worker's own
+        # Until the worker has its handlers.
+        self.generation.signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
         try:
             if linux.fork_orphan():
                 return self.become_worker(message)
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.generation.signal_mask)
             self.refuse(message, "app", f"fork failed: {error.strerror}")
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.generation.signal_mask)
         forked.belong(self)
         return None
 
