@@ -11,7 +11,6 @@ import threading
 from collections import deque
 
 from pyserve_workers.connection import REQUEST, WANT_READ, Connection
-from pyserve_workers.crowd import overdue
 from pyserve_workers.loop import LoopWorker
 
 
@@ -78,7 +77,6 @@ class PatientWorker(LoopWorker):
     def sweep(self, now: float) -> None:
         """Once in a while: what is late is interrupted."""
         super().sweep(now)
-        if self.config.timeout:
-            for connection in overdue(self.connections, now - self.config.timeout):
-                self.log.error(f"{connection.request_line} takes too long")
-                connection.interrupt(self.threads[connection].ident or 0)
+        for connection, why in self.overdue(self.connections, now):
+            self.log.error(f"{connection.request_line} {why}")
+            connection.interrupt(self.threads[connection].ident or 0)

@@ -79,6 +79,7 @@ class Config:
     max_surge: str
     max_unavailable: str
     timeout: float
+    request_deadline: float
     graceful_timeout: float
     drain_delay: float
     boot_timeout: float

@@ -18,6 +18,7 @@ from pyserve.population import count
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyserve.children import ResponderProcess
+    from pyserve.config import Config
     from pyserve.population import Population
 
 NEVER = float("inf")
@@ -88,7 +89,7 @@ class Pressing:
                 zygote.signal(signal.SIGKILL)
 
     def watch_request(self, process: WorkerProcess, now: float) -> None:
-        """Press the worker whose request has been in the app for longer than ``timeout``."""
+        """Press the worker whose request has been in the app for longer than it may."""
         began = process.watched
         if process.pressed_request and began != process.pressed_request:
             process.pressed_request = 0
@@ -98,7 +99,7 @@ class Pressing:
             process.pressed_request = began
             elapsed = now - began / 1e9
             what = "a request has blocked it" if process.heartbeat else f"{process.slot.request_line} has run"
-            limit = f"timeout is {process.config.timeout:g} s"
+            limit = "{} is {:g} s".format(*limit_of(process.config))
             if self.alone_until(process):
                 limit = "it runs alone, and its own timeout is over"
             why = f"{what} for {elapsed:.1f} s ({limit})"
@@ -109,17 +110,23 @@ class Pressing:
 
         Before it serves, a worker has another pressure, which nothing on the scoreboard is to take from it.
         """
-        began, timeout = process.watched, process.config.timeout
+        began, (_, limit) = process.watched, limit_of(process.config)
         if not began or process.leaving or process.pressed_request or process.worker.state != rollout.SERVING:
             return NEVER
         since = max(began / 1e9, self.awake_since)
         if alone_until := self.alone_until(process):
             return max(alone_until, since + BLOCKED)
-        return since + timeout if timeout else NEVER
+        return since + limit
 
     def alone_until(self, process: WorkerProcess) -> float:
         """Of a worker with a heartbeat, which a request that is alone may keep from it for as long as it likes."""
         return self.population.exclusion.alone_until(process.worker.id) if process.heartbeat else 0.0
+
+
+def limit_of(config: Config) -> tuple[str, float]:
+    """The setting that limits a request the most, and its seconds."""
+    limits = {"timeout": config.timeout, "request_deadline": config.request_deadline}
+    return min(((name, limit or NEVER) for name, limit in limits.items()), key=lambda pair: pair[1])
 
 
 def left_of(process: WorkerProcess) -> str:

@@ -276,8 +276,15 @@ SETTINGS = (
     # ------------------------------------------------------------------------------------------------------------
     Setting(
         "timeout", "Timeouts", ("-t", "--timeout"), Seconds(zero=True), 30.0,
-        "Seconds that one request may spend in the application; then it gets a 504 and its stack is logged. 0: no "
-        "limit. Raise it for slow reports and uploads to elsewhere.",
+        "Seconds that one request may spend in the application without giving a part of its response; then it gets a "
+        "504, or its response is cut, and its stack is logged. So streams live as long as they make progress, except "
+        "with sync workers, where all of the request counts. 0: no limit. Raise it for slow reports and uploads to "
+        "elsewhere.",
+    ),
+    Setting(
+        "request_deadline", "Timeouts", ("--request-deadline",), Seconds(zero=True), 0.0,
+        "Seconds that one request may spend in the application in all, whatever it gives meanwhile. 0: no limit beside "
+        "timeout.",
     ),
     Setting(
         "graceful_timeout", "Timeouts", ("--graceful-timeout",), Seconds(), 30.0,

@@ -50,9 +50,18 @@ def room(ws):
     finally:
         everybody.discard(ws)
 
+@sock.route("/once")
+def once(ws):
+    ws.send(ws.receive())
+
+@sock.route("/waits")
+def waits(ws):
+    ws.send(ws.receive())
+    ws.receive()
+
 @sock.route("/deaf")
 def deaf(ws):
-    ws.send("hello")
+    ws.send(ws.receive())
     threading.Event().wait()
 
 app.version = "one"
@@ -137,13 +146,33 @@ def test_the_app_ends_its_sockets_when_the_worker_drains(tmp_path: Path, concurr
         assert "cut" not in server.log
 
 
-def test_a_socket_that_is_not_ended_is_cut_at_the_graceful_timeout(tmp_path: Path, concurrent: str) -> None:
-    with serving(tmp_path, concurrent, "--graceful-timeout", "1") as server, connect(server, "/deaf") as client:
+@pytest.mark.parametrize("path", ["/waits", "/room", "/deaf"])
+def test_a_socket_that_is_left_at_the_graceful_timeout_ends(tmp_path: Path, concurrent: str, path: str) -> None:
+    """The app hears of it, if it listens, as of any end of the connection: nothing has failed."""
+    with serving(tmp_path, concurrent, "--graceful-timeout", "1") as server, connect(server, path) as client:
+        client.send("hello")
         assert client.recv() == "hello"
         server.signal(signal.SIGTERM)
         with pytest.raises(websocket.WebSocketConnectionClosedException):
             client.recv()
-        assert server.wait() == 70
+        assert server.wait() == 0
+        assert "1 connection that the app had taken over ended" in server.log
+        assert " error " not in server.log
+
+
+def test_whoever_is_left_open_by_an_app_that_returns_stops_nobody(tmp_path: Path, concurrent: str) -> None:
+    """(The worker read what the client might still send, from a socket that waits, for as long as that took.)"""
+    with serving(tmp_path, concurrent, "--timeout", "0", "--threads", "8") as server:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connect(server, "/once")) for _ in range(5)]
+            for client in clients:
+                client.send("a")
+                assert client.recv() == "a"
+            assert server.get("/plain").text == "plain"
+            server.signal(signal.SIGHUP)
+            server.wait_for_log("reload done")
+            assert server.get("/plain").text == "plain"
+        assert "cut" not in server.log
 
 
 def test_a_request_for_an_upgrade_that_nobody_takes_is_answered(tmp_path: Path, concurrent: str) -> None:

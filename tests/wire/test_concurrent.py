@@ -108,6 +108,11 @@ class Bench:
             pass
 
 
+def late(connections: dict[int, Connection], entered: float) -> list[Connection]:
+    """Those that have been in the app since before ``entered``."""
+    return [connection for connection, _ in overdue(connections, entered + 1, 1, 0)]
+
+
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     bench = Bench()
@@ -122,16 +127,16 @@ def test_two_requests_at_once(bench: Bench) -> None:
     assert bench.word("request_start") == 0
     assert [first.running, second.running] == [True, True]
     assert not first.streaming
-    assert overdue(bench.connections, FAR_FUTURE) == [first, second]
-    assert overdue(bench.connections, second.started) == [first]
-    assert overdue(bench.connections, first.started) == []
-    assert overdue(bench.connections, -1) == []
+    assert late(bench.connections, FAR_FUTURE) == [first, second]
+    assert late(bench.connections, second.started) == [first]
+    assert late(bench.connections, first.started) == []
+    assert late(bench.connections, -1) == []
     bench.app.go_on.release(2)
     assert first_step.result(PATIENCE) == WANT_READ
     assert second_step.result(PATIENCE) == WANT_READ
     assert bench.word("active") == 0
     assert [first.running, second.running] == [False, False]
-    assert overdue(bench.connections, FAR_FUTURE) == []
+    assert late(bench.connections, FAR_FUTURE) == []
 
 
 def test_nothing_disturbs_a_request_in_the_app(bench: Bench) -> None:
@@ -204,7 +209,7 @@ def test_a_wait_for_the_client_does_not_count_as_time_in_the_app() -> None:
 
     def wait(_fd: int, patience: float | None) -> bool:
         assert patience == 30
-        seen.append((connection.running, overdue(bench.connections, FAR_FUTURE)))
+        seen.append((connection.running, late(bench.connections, FAR_FUTURE)))
         before = time.monotonic()
         client.setblocking(False)
         while time.monotonic() < before + 0.01:

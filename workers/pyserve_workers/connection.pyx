@@ -48,8 +48,15 @@ cdef extern from "<sys/socket.h>" nogil:
     int SHUT_WR
     int SHUT_RDWR
     int shutdown(int fd, int how)
+    int MSG_DONTWAIT
     int MSG_NOSIGNAL
     ssize_t send(int fd, const void *data, size_t size, int flags)
+
+cdef extern from "<fcntl.h>" nogil:
+    int F_SETFL
+    int O_NONBLOCK
+    int O_RDWR
+    int fcntl(int fd, int command, ...)
 
 cdef extern from "rate.h" nogil:
     uint64_t rate_earned(uint64_t earned, uint64_t now, uint64_t bytes, uint64_t rate, uint64_t timeout)
@@ -133,9 +140,9 @@ cdef class Connection(Client):
 
     @property
     def unfinished(self):
-        """A request has begun to arrive and is not answered to its end."""
+        """A request has begun to arrive and is not answered to its end. One that the app has taken over is none any more."""
         if self.state == S_RUNNING:
-            return not self.response.given_up
+            return not self.response.given_up and not self.response.taken
         return S_HEAD <= self.state <= S_FLUSH and (self.state != S_HEAD or self.inbox.has_begun())
 
     @property
@@ -303,10 +310,18 @@ cdef class Connection(Client):
         answer = TOO_LATE % context.server_date[:context.server_date_length]
         if self.response.head_request:
             answer = answer[:answer.index(b"\r\n\r\n") + 4]
-        send(self.fd, <const char *>answer, len(answer), MSG_NOSIGNAL)
+        send(self.fd, <const char *>answer, len(answer), MSG_NOSIGNAL | MSG_DONTWAIT)
         shutdown(self.fd, SHUT_WR)
         self.response.given_up = True
         self.abandon(ECANCELED)
+        return True
+
+    def hang_up(self):
+        """Ends a connection that the app has taken over, so that the app hears of it; False if this is none."""
+        if self.state != S_RUNNING or not self.response.taken:
+            return False
+        self.response.given_up = True
+        shutdown(self.fd, SHUT_RDWR)
         return True
 
     def gone(self):
@@ -519,6 +534,8 @@ cdef class Connection(Client):
         self.closing = not self.response.keep_alive
         self.taken = self.response.taken
         self.response.end()
+        if self.taken:
+            fcntl(self.fd, F_SETFL, O_RDWR | O_NONBLOCK)   # the app's copy has had it in blocking mode
         if self.outbox.failure:
             self.report_loss()
             return self.shut()

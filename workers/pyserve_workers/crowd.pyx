@@ -9,7 +9,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from pyserve_workers.connection cimport Connection
-from pyserve_workers.states cimport S_HELD, S_IDLE
+from pyserve_workers.states cimport S_HELD, S_IDLE, S_RUNNING
 
 
 def expired(dict connections, double now):
@@ -41,23 +41,32 @@ def put_off(dict connections, double seconds):
             connection.earned += missed
 
 
-def overdue(dict connections, double limit):
-    """The connections, out of {fd: connection}, whose request is in the app since before `limit` (seconds of
-    CLOCK_MONOTONIC), not counting what it waited for its client. Those that the app has taken over have no limit."""
+def overdue(dict connections, double now, double timeout, double deadline):
+    """[(connection, why), ...]: those, out of {fd: connection}, whose request has given nothing for `timeout` seconds, or is
+    in the app for `deadline`; 0: no limit. `now` is CLOCK_MONOTONIC. Waiting for the client does not count, and those that
+    the app has taken over have no limit. What was given is seen here: ask again and again."""
     cdef PyObject *key
     cdef PyObject *value
     cdef Py_ssize_t position = 0
-    cdef uint64_t bound = <uint64_t>max(0.0, limit * 1e9)
+    cdef uint64_t entered, silent
     cdef Connection connection
     late = []
     while PyDict_Next(connections, &position, &key, &value):
         connection = <Connection>value
-        if (
-            connection.is_running()
-            and connection.entered + connection.outbox.waited < bound
-            and not connection.response.taken
-        ):
-            late.append(connection)
+        if connection.state != S_RUNNING or connection.response.taken:
+            continue
+        if connection.outbox.waiting or connection.given != connection.response.sent:
+            connection.given = connection.response.sent
+            connection.progress = <uint64_t>(now * 1e9)
+        if not connection.is_running():
+            continue
+        entered = connection.entered + connection.outbox.waited
+        silent = max(entered, connection.progress)
+        if timeout and silent / 1e9 + timeout < now:
+            what = "has given nothing" if silent > entered else "has run"
+            late.append((connection, f"{what} for {now - silent / 1e9:.1f} s (timeout is {timeout:g} s)"))
+        elif deadline and entered / 1e9 + deadline < now:
+            late.append((connection, f"has run for {now - entered / 1e9:.1f} s (request_deadline is {deadline:g} s)"))
     return late
 
 

@@ -22,7 +22,6 @@ from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLRDHUP
 from pyserve.errors import ClientGone, RequestTimeout
 from pyserve_workers import hubs, worker
 from pyserve_workers.connection import BUSY, REQUEST
-from pyserve_workers.crowd import overdue
 from pyserve_workers.databases import close_databases
 from pyserve_workers.loop import LoopWorker
 
@@ -78,8 +77,6 @@ class GeventWorker(LoopWorker):
         self.announced = False  # the hooks that come before the end of the connections have run
         self.asked_to_end = False  # the requests in the app, at the deadline
         self.shrink_at = 0.0
-        if self.config.timeout:
-            self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
         self.watcher = self.hub.loop.io(self.epoll.fileno(), READ)
         self.ticker = self.hub.loop.timer(self.sweep_every, self.sweep_every)
         self.soon = self.hub.loop.timer(0.0)  # not started
@@ -236,13 +233,8 @@ class GeventWorker(LoopWorker):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        timeout = self.config.timeout
-        if timeout:
-            for connection in overdue(self.connections, now - timeout):
-                if connection.fd in self.gatekeeper.tickets:
-                    continue
-                elapsed = now - connection.started
-                self.interrupt(connection, f"has run for {elapsed:.1f} s (timeout is {timeout:g} s); it is interrupted")
+        for connection, why in self.overdue(self.connections, now):
+            self.interrupt(connection, f"{why}; it is interrupted")
         if now >= self.shrink_at:
             self.shrink_at = now + SHRINK_EVERY
             self.hub.loop.run_callback(self.pool.dismiss, self.pool.surplus())
@@ -291,7 +283,7 @@ class GeventWorker(LoopWorker):
             self.asked_to_end = True
             self.count_unfinished()
             for connection in list(self.connections.values()):
-                if connection.running:
+                if connection.running and connection.unfinished:
                     self.interrupt(connection, "is cut: the graceful timeout is over")
         if self.pool.busy and now < self.deadline + CUT_GRACE:
             return False

@@ -21,7 +21,7 @@ from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.client import no_copies_yet
 from pyserve_workers.connection import Connection
 from pyserve_workers.context import Context
-from pyserve_workers.crowd import expired, put_off
+from pyserve_workers.crowd import expired, overdue, put_off
 from pyserve_workers.gatekeeper import Gatekeeper
 from pyserve_workers.handoff import Handoff
 from pyserve_workers.losses import AccessLosses
@@ -100,7 +100,9 @@ class LoopWorker(Worker):
         self.stale = False  # the app has run since epoll was asked: meanwhile the master may have said something
         self.pending: list[Connection] = []  # with complete requests in their buffers, for the next turn
         self.taken: set[Connection] = set()  # others are at work on these
-        timeouts = (config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive)
+        timeouts = [config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive]
+        if self.concurrent:  # else the master watches over them
+            timeouts += [config.timeout, config.request_deadline]
         self.sweep_every = min(SWEEP, *(timeout / 4 for timeout in timeouts if timeout))
         self.next_sweep = 0.0
         self.suspension = Suspension(time.monotonic())
@@ -305,6 +307,11 @@ class LoopWorker(Worker):
                 self.after(connection, connection.retire())
         self.accept_rest()  # last: what they have sent is read before they can count as idle
 
+    def overdue(self, connections: dict[int, Connection], now: float) -> list[tuple[Connection, str]]:
+        """The connections whose requests have run for too long, and why. Those that are alone have their own limit."""
+        found = overdue(connections, now, self.config.timeout, self.config.request_deadline)
+        return [(connection, why) for connection, why in found if connection.fd not in self.gatekeeper.tickets]
+
     def interrupt_alone(self, fd: int) -> None:
         """This client's request has been alone for longer than its timeout. The master sees to that where the loop
         cannot run meanwhile."""
@@ -374,7 +381,11 @@ class LoopWorker(Worker):
         return True
 
     def count_unfinished(self) -> None:
-        """The deadline is over: the requests that are not answered yet are cut."""
+        """The deadline is over: the requests that are not answered yet are cut. The sockets that the app has taken over
+        end first, which it sees to as to any end of theirs."""
+        if ended := sum(connection.hang_up() for connection in self.connections.values()):
+            noun = "connection" if ended == 1 else "connections"
+            self.log.info(f"{ended} {noun} that the app had taken over ended: the graceful timeout is over")
         if self.unserved:
             self.log.error(
                 "clients in the queue are cut: there was no room for them until the graceful timeout was over"
@@ -384,6 +395,11 @@ class LoopWorker(Worker):
         if unfinished:
             noun = "request was" if len(unfinished) == 1 else "requests were"
             self.log.error(f"{len(unfinished)} {noun} cut: the graceful timeout is over")
+
+    @property
+    def ends_quietly(self) -> bool:
+        left = list(self.connections.values()) if self.state == "draining" else []
+        return bool(left) and not any(connection.unfinished for connection in left)
 
     def end(self) -> None:
         self.log.debug(f"it gave {self.handoff.given} connections to other workers")

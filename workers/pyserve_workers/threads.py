@@ -26,7 +26,6 @@ from contextvars import Context as Variables
 
 from pyserve.children import INTERRUPT_GRACE
 from pyserve_workers.connection import REQUEST, WANT_READ
-from pyserve_workers.crowd import overdue
 from pyserve_workers.databases import close_databases
 from pyserve_workers.loop import LoopWorker
 from pyserve_workers.pace import Pace
@@ -97,8 +96,6 @@ class ThreadsWorker(LoopWorker):
         self.told_stacks = False
         self.asked_to_end = False  # the requests in the app, at the deadline
         self.has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-        if self.config.timeout:
-            self.sweep_every = min(self.sweep_every, self.config.timeout / 4)
 
     def client_here(self) -> int:
         here = get_ident()
@@ -161,19 +158,15 @@ class ThreadsWorker(LoopWorker):
 
     def look_at(self, thread: AppThread, now: float) -> None:
         """Interrupt a request that has been in the app for too long. What cannot be interrupted costs the worker."""
-        connection, timeout = thread.connection, self.config.timeout
+        connection = thread.connection
         if connection is None:
             return
         if thread.pressed:
             late = now >= thread.pressed + INTERRUPT_GRACE
             if late and connection.running and connection not in self.given_up:
                 self.give_up(connection, thread)
-        elif timeout and connection.fd not in self.gatekeeper.tickets and overdue({0: connection}, now - timeout):
-            took = now - connection.started
-            self.log.error(
-                f"{connection.request_line} has run for {took:.1f} s (timeout is {timeout:g} s); it is interrupted\n"
-                f"{thread.stack()}"
-            )
+        elif found := self.overdue({connection.fd: connection}, now):
+            self.log.error(f"{connection.request_line} {found[0][1]}; it is interrupted\n{thread.stack()}")
             thread.pressed = now
             connection.interrupt(thread.ident)
 
@@ -239,10 +232,7 @@ class ThreadsWorker(LoopWorker):
         if now < self.deadline:
             return self.is_done()
         if not self.asked_to_end:
-            self.asked_to_end = True
-            self.count_unfinished()
-            for thread, connection in self.at_work():
-                connection.interrupt(thread.ident)
+            self.ask_to_end()
         if self.at_work() and now < self.deadline + CUT_GRACE:
             return False
         for _, connection in self.at_work():
@@ -250,6 +240,13 @@ class ThreadsWorker(LoopWorker):
                 connection.give_up()
         self.close_all()
         return True
+
+    def ask_to_end(self) -> None:
+        self.asked_to_end = True
+        self.count_unfinished()
+        for thread, connection in self.at_work():
+            if connection.unfinished:
+                connection.interrupt(thread.ident)
 
     def at_work(self) -> list[tuple[AppThread, Connection]]:
         """The threads whose requests are in the app and not given up, and these."""
