@@ -91,7 +91,7 @@ def _resemble_exec(channel: int, program: str) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    for number in DEFAULTS:
+    for number in {*DEFAULTS, *BLOCKED} - {_signal.SIGINT}:  # which Python handles
         _signal.signal(number, _signal.SIG_DFL)
     for name in MASTER_ONLY:
         os.environ.pop(name, None)

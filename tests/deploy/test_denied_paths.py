@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from deploy.test_proxies import adapt, free_port, haproxy, nginx, running
-from support import Server, serve
+from deploy.test_proxies import adapt, address, free_port, haproxy, nginx, running
+from support import serve
 from support.processes import GENEROUS
 from wire.loop import Client
 from wire.refusals import SHIFTS, head, row, send
@@ -46,14 +46,14 @@ REFUSED = {
 @pytest.mark.parametrize("limits", [(), ("--limit-request-body", "1000")], ids=["defaults", "small bodies"])
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
 def test_what_the_proxy_denies_never_reaches_the_app(
-    tmp_path: Path, proxy: Callable[[Path, Server, int], list[str]], limits: tuple[str, ...]
+    tmp_path: Path, proxy: Callable[[Path, list[str], int], list[str]], limits: tuple[str, ...]
 ) -> None:
     """Not as a part of a body that pyserve does not want either."""
     (tmp_path / "app.py").write_text(APP)
     statuses: set[int] = set()
     with serve("app:wsgi", "--workers", "1", *limits, cwd=tmp_path) as server:
         port = free_port()
-        command = proxy(tmp_path, server, port)
+        command = proxy(tmp_path, [address(server)], port)
         deny(tmp_path, proxy.__name__)
         url = f"http://127.0.0.1:{port}"
         with running(command, url, tmp_path / "proxy.log"):

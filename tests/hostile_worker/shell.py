@@ -22,7 +22,7 @@ from support import Server, serve
 from support.processes import GENEROUS
 
 APP = '''
-import fcntl, gc, json, os, posix, resource, select, signal, socket, struct, sys, threading, time
+import ctypes, fcntl, gc, json, os, posix, resource, select, signal, socket, struct, sys, threading, time
 from array import array
 from pyserve.scoreboard import FIELDS, SLOT_SIZE, SLOTS
 from pyserve_workers.worker import Worker
@@ -75,8 +75,8 @@ def lingering():
         return ours.detach()
 
 def apart(run):
-    """Do something in a process of its own, which is then no worker."""
-    if not os.fork():
+    """Do something in a process of its own, with all that the worker has: Python does not hear of this fork."""
+    if not ctypes.PyDLL(None).fork():
         try:
             run()
         finally:
