@@ -29,8 +29,8 @@ serve: $(VENV)/stamp-serve ## serve examples/flask_app on http://127.0.0.1:8000 
 test: $(VENV)/stamp-test ## run every test, in JOBS processes; PYTEST_ARGS="-k reload tests/lifecycle" for some
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
-test-all: ## run every test with each of Python 3.11, 3.12 and 3.13 that is here
-	@tools/each-python.sh 3.11 3.12 3.13
+test-all: ## run every test with each Python from 3.11 to 3.15 that is here
+	@tools/each-python.sh 3.11 3.12 3.13 3.14 3.15
 
 lint: $(VENV)/stamp-dev ## ruff, mypy, and the plain C under the compiler's strictest eye
 	$(BIN)/ruff check
