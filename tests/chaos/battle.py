@@ -172,6 +172,10 @@ class Battle:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(workers[int(which) % len(workers)], signal.SIGTERM)
 
+    def poison(self, name: str, times: str) -> None:
+        self.disturb()
+        self.asking.poison(name, int(times))
+
     def pause(self, pid: int, seconds: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
@@ -204,16 +208,26 @@ class Battle:
     def reopen_logs(self) -> None:
         self.server.signal(signal.SIGUSR1)
 
-    def signal_all(self, name: str) -> None:
-        """To every process, the youngest first."""
-        for pid in reversed(self.server.processes()):
+    def signal_all(self, name: str, order: str) -> None:
+        """To every process, also to those that the app has forked."""
+        if order == "at-once":
+            os.killpg(self.server.pid, signal.Signals[name])
+            return
+        pids = self.server.processes()
+        for pid in pids if order == "oldest-first" else reversed(pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.Signals[name])
 
     # How it can be ended.
 
-    def term_all(self) -> None:
-        self.signal_all("SIGTERM")
+    def term_all(self, order: str) -> None:
+        self.signal_all("SIGTERM", order)
+
+    def reload_and_term_all(self, order: str) -> None:
+        self.deploy("good")
+        self.signal_all("SIGHUP", order)
+        time.sleep(0.2)
+        self.term_all(order)
 
     def term_with_failpoint(self, name: str, action: str) -> None:
         self.evidence.master_killed = name.startswith("master.") and action == "kill"
@@ -286,6 +300,7 @@ class Battle:
     @contextmanager
     def crowd(self, name: str) -> Iterator[None]:
         with Crowd(self.server.port, name) as crowd:
+            self.asking = crowd
             yield
         self.evidence.fates += crowd.fates
         self.evidence.extra += crowd.extra
@@ -323,7 +338,7 @@ class Battle:
 
     def serves(self, version: int) -> bool:
         self.probes += 1
-        return self.server.get(f"/quick/{self.probes}-probe").headers.get("X-Version") == str(version)
+        return self.server.get(f"/quick//{self.probes}-probe").headers.get("X-Version") == str(version)
 
     def status(self) -> dict[str, Any]:
         """What pyservectl status would show. What is no answer is a fault."""
