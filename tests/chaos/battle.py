@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -34,6 +35,7 @@ LOOK = 0.03  # seconds between two looks at the processes
 STOPPED = 0.7  # seconds that a process stays stopped at a fail-point
 KEPT = {"app.py", "journal", "points"}  # the files of a run that are not the server's
 SAMPLE_EVERY = 0.1  # seconds
+LEFT_BEHIND = re.compile(r"pid (\d+) has left pid (\d+) behind")
 SPARE = 6  # descriptors that a process may have more than at its beginning: another zygote, a responder, …
 
 
@@ -85,12 +87,17 @@ class Watch:
         self.over.set()
         self.thread.join()
 
-    def deaths(self, journal: list[list[str]]) -> list[Death]:
+    def deaths(self, journal: list[list[str]], log: str) -> list[Death]:
+        """Who was killed. A fork of the app that has not run yet keeps the connections open of a worker that is dead."""
         for _, _, pid, at in (words for words in journal if words[0] == "die"):
             if int(pid) not in self.killed or float(at) < self.killed[int(pid)][1]:
                 self.killed[int(pid)] = ("the app", float(at))
         now = time.monotonic()
-        return [Death(pid, why, at, self.gone.get(pid, now)) for pid, (why, at) in self.killed.items()]
+        ended = {pid: self.gone.get(pid, now) for pid in self.killed}
+        for worker, left in LEFT_BEHIND.findall(log):
+            if int(worker) in ended:
+                ended[int(worker)] = max(ended[int(worker)], self.gone.get(int(left), 0.0))
+        return [Death(pid, why, at, ended[pid]) for pid, (why, at) in self.killed.items()]
 
 
 class Battle:
@@ -405,7 +412,7 @@ class Battle:
             evidence.found.append(f"files are left: {left}")
         journal = [line.split() for line in self.deploys.journal.read_text().splitlines()]
         evidence.begun = [Begun(ident, int(pid), float(at)) for what, ident, pid, at in journal if what == "begin"]
-        evidence.deaths = watch.deaths(journal)
+        evidence.deaths = watch.deaths(journal, self.server.log)
         evidence.pauses = watch.pauses
         evidence.log = self.server.log
         return evidence
