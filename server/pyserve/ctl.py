@@ -7,6 +7,7 @@ it they are made readable here. Exit codes: 0 done, 1 refused or failed, 2 wrong
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -216,6 +217,9 @@ def exclusive(
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what is shown are bytes of clients and names of files
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="pyservectl")
     except UnavailableError as error:

@@ -41,14 +41,18 @@ def unexplained_kill(status: int | None, killed_because: str) -> bool:
     return killed and not killed_because
 
 
-def loss(cut: int, request_line: str) -> str:
-    """The requests that ended with their worker; ``request_line``: of the one that began last, if any was inside."""
+def loss(cut: int, inside: list[str]) -> str:
+    """The requests that ended with their worker; ``inside``: the lines of those in the app, as far as known."""
     if not cut:
         return ""
     what = "1 request cut" if cut == 1 else f"{cut} requests cut"
-    if not request_line:
-        return f"; {what}"
-    return f"; {what}: {request_line}" if cut == 1 else f"; {what}, the last to begin: {request_line}"
+    return f"; {what}: {named(cut, inside)}" if inside else f"; {what}"
+
+
+def named(number: int, lines: list[str]) -> str:
+    """So many requests, of which these lines are known: ``"GET /a, GET /b and 2 more"``."""
+    known = ", ".join(lines)
+    return f"{known} and {number - len(lines)} more" if number > len(lines) else known
 
 
 def signal_name(number: int) -> str:

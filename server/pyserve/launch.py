@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pyserve.config import Config
     from pyserve.master import Master
 
+CHECKED = ("LOADED", "LOAD_FAILED")  # what a zygote says to whoever only wants to know whether the app loads
+
 
 def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     """Serve until told to stop; the exit code. PyserveError if it cannot begin."""
@@ -89,6 +91,8 @@ def check(config: Config) -> None:
     """Load the app in a zygote, as serving would, and end it again. PyserveError says what is wrong."""
     import signal
 
+    from pyserve.channel import LostError, ProtocolError
+
     logs = LogFiles.open(config)
     pid, channel = zygotes.start(config.worker_class)
     # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
@@ -96,9 +100,15 @@ def check(config: Config) -> None:
     channel.socket.settimeout(config.boot_timeout)
     try:
         message = channel.receive()
+        if message is not None and (message.kind not in CHECKED or message.fds):
+            message.discard()
+            raise ProtocolError(f"{message.kind} with {len(message.fds)} descriptors")
     except TimeoutError:
         os.kill(pid, signal.SIGKILL)
         raise AppError(f"the app did not load within boot_timeout ({config.boot_timeout:g} s)") from None
+    except (ProtocolError, LostError) as error:
+        os.kill(pid, signal.SIGKILL)
+        raise AppError(f"the process that loads the app misused its channel: {error}") from None
     finally:
         channel.close()
         _, status = os.waitpid(pid, 0)
@@ -107,4 +117,4 @@ def check(config: Config) -> None:
 
         raise AppError(f"the process that loads the app {explain(status)}")
     if message.kind == "LOAD_FAILED":
-        raise BY_KIND[message["kind"]](message["message"], message["details"])
+        raise BY_KIND.get(message["kind"], AppError)(message["message"], message["details"])

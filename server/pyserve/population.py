@@ -646,9 +646,9 @@ class Population:
             self.lost += 0 if clean else max(0, process.slot.get("connections") - process.cut)
             self.takers.discard(process.worker.id)
             self.tell_takers()
-        now, line = time.monotonic(), process.slot.request_line if process.slot.get("active") else ""
-        lost = loss(process.cut, line)
-        has_served = bool(line or process.slot.get("requests"))
+        now, inside = time.monotonic(), process.slot.inside
+        lost = loss(process.cut, inside)
+        has_served = bool(inside or process.slot.get("requests"))
         process.slot.clear()
         self.exclusion.ended(process.worker.id)
         self.tell_siblings()
@@ -657,7 +657,7 @@ class Population:
         elif process.killed_because not in (FAST, STOPPING):
             level = self.log.info if process.boot_failure or (self.stopping and not process.pid) else self.log.error
             level(f"{process.name} {ended}{lost}")
-            if line and not process.leaving and (suspicion := self.suspects.note(line, now)):
+            if not process.leaving and (suspicion := self.suspects.note(inside, now)):
                 self.log.error(suspicion)
         reason = process.boot_failure or f"a worker {ended}"
         self.tell(rollout.WorkerGone(process.worker.id, reason, now, has_served))

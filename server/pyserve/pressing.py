@@ -13,6 +13,7 @@ import time
 
 from pyserve import rollout
 from pyserve.children import DUMPED, GOES_ON, HEARD, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote
+from pyserve.deaths import named
 from pyserve.population import count
 
 TYPE_CHECKING = False
@@ -131,9 +132,8 @@ def limit_of(config: Config) -> tuple[str, float]:
 
 def left_of(process: WorkerProcess) -> str:
     """What a worker cannot finish before it is killed, for the log."""
-    active, line = process.slot.get("active"), process.slot.request_line
+    active, inside = process.slot.get("active"), process.slot.inside
     if not process.leaving or not active:
         return ""
-    alone = process.slot.get("request_start")
-    cut = line if alone else f"{count(active, 'request')} (the last to enter the app was {line})"
+    cut = named(active, inside) if inside else count(active, "request")
     return f"{cut} in the app; its stop hooks do not run; "

@@ -140,7 +140,7 @@ class Recycling:
     def kill(self, process: WorkerProcess, memory: int) -> None:
         if process.killed_because:
             return
-        doing = process.slot.request_line or "a request"
+        doing = ", ".join(process.slot.inside) or process.slot.request_line or "a request"
         limit = process.config.max_memory / MIB
         why = f"it has grown to {memory / MIB:.0f} MiB in {doing}, more than twice max_memory ({limit:.0f} MiB)"
         self.log.error(f"{process.name}: {why}; it is killed")

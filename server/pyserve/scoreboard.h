@@ -9,9 +9,10 @@
 
 #include <stdint.h>
 
-#define PYSERVE_SLOT_SIZE 1024
+#define PYSERVE_SLOT_SIZE 4096
 #define PYSERVE_LATENCY_BUCKETS 24
 #define PYSERVE_REQUEST_LINE 384
+#define PYSERVE_REQUEST_LINES 8
 
 typedef struct {
     uint64_t pid;            /* 0: the slot is free */
@@ -36,9 +37,12 @@ typedef struct {
     uint64_t queue_time;     /* ns: how long they did, in all */
     uint64_t takers;         /* other workers that may take connections from the hand-off queue; written by the master */
     uint64_t gate;           /* not 0: nothing may enter the app, in the epoch of this number; written by the master, the responder's by itself */
-    uint64_t request_line_length;
-    char request_line[PYSERVE_REQUEST_LINE];   /* "GET /path" of the current or last request, cut to fit, as received */
     uint64_t spooled;        /* bytes of bodies and responses that are in temporary files now */
+    /* The lines of the requests in the app, of those that entered it last: "GET /path", cut to fit, as received. A worker
+     * that runs one at a time has the first place for its current or last one, and does not write request_since. */
+    uint64_t request_since[PYSERVE_REQUEST_LINES];        /* ns: when it entered the app; 0: the place is free */
+    uint64_t request_line_length[PYSERVE_REQUEST_LINES];  /* 0: the place is free */
+    char request_line[PYSERVE_REQUEST_LINES][PYSERVE_REQUEST_LINE];
 } pyserve_slot;
 
 _Static_assert(sizeof(pyserve_slot) <= PYSERVE_SLOT_SIZE, "a slot must fit its place");

@@ -16,11 +16,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-SLOT_SIZE = 1024
+SLOT_SIZE = 4096
 SLOTS = 1024
 LATENCY_BUCKETS = 24
 STATUS_CLASSES = 5
 REQUEST_LINE = 384
+REQUEST_LINES = 8
 WORD = 8
 
 # A worker's states, as the number in its slot says them; worker.py has their transitions.
@@ -50,9 +51,10 @@ FIELDS = (
     ("queue_time", 1),
     ("takers", 1),
     ("gate", 1),
-    ("request_line_length", 1),
-    ("request_line", REQUEST_LINE // WORD),
     ("spooled", 1),
+    ("request_since", REQUEST_LINES),
+    ("request_line_length", REQUEST_LINES),
+    ("request_line", REQUEST_LINES * REQUEST_LINE // WORD),
 )
 OFFSETS: dict[str, int] = {}
 _offset = 0
@@ -84,9 +86,22 @@ class Slot:
 
     @property
     def request_line(self) -> str:
-        """The line of the request that is (or was last) in the app: ``"GET /path"``; the client's bytes, as Latin-1."""
-        length = min(self.get("request_line_length"), REQUEST_LINE)
-        start = OFFSETS["request_line"]
+        """Of a worker that runs one request at a time: the line of the one that is (or was last) in the app."""
+        return self.line_at(0)
+
+    @property
+    def inside(self) -> list[str]:
+        """The lines of the requests that are in the app, in the order in which they entered it. Of those only that have
+        not had more than REQUEST_LINES with them since."""
+        if not self.get("active"):
+            return []
+        places = sorted(range(REQUEST_LINES), key=lambda place: self.get("request_since", place))
+        return [line for line in map(self.line_at, places) if line]
+
+    def line_at(self, place: int) -> str:
+        """``"GET /path"``: the client's bytes, as Latin-1."""
+        length = min(self.get("request_line_length", place), REQUEST_LINE)
+        start = OFFSETS["request_line"] + place * REQUEST_LINE
         return bytes(self.memory[start : start + length]).decode("latin-1")
 
     def clear(self) -> None:

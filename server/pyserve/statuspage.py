@@ -60,7 +60,8 @@ def row(worker: dict[str, Any]) -> tuple[str, ...]:
 
 def doing(worker: dict[str, Any]) -> str:
     if worker["request"] is not None:
-        return f"{worker['request']} for {duration(worker['request_seconds'])}"
+        line = worker["request"].replace("\n", r"\x0a")  # no client's, but a worker may write anything
+        return f"{line} for {duration(worker['request_seconds'])}"
     return count(worker["active"], "request") if worker["active"] else ""
 
 

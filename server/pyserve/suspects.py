@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 WINDOW = 60.0  # seconds within which the crashes count, and for which a suspect is not named again
+RECENTLY = f"in the last {WINDOW:g} s"
 ENOUGH = 2
 REMEMBERED = 256  # lines, so that a client that makes up paths costs nothing
 
@@ -14,15 +19,20 @@ class Suspects:
         self.crashes: list[tuple[float, str]] = []
         self.named: dict[str, float] = {}  # when a line was last named
 
-    def note(self, line: str, now: float) -> str:
-        """A worker has crashed with this request, ``"GET /path?query"``, inside. What is to be said of it, if anything;
-        times are seconds."""
-        line = line.partition("?")[0]
-        self.crashes = [(when, what) for when, what in self.crashes if now - when < WINDOW][-REMEMBERED:]
-        self.crashes.append((now, line))
+    def note(self, inside: Iterable[str], now: float) -> str:
+        """A worker has crashed with these requests, ``"GET /path?query"``, inside. What is to be said of them, if
+        anything; times are seconds."""
+        lines = dict.fromkeys(line.partition("?")[0] for line in inside)
+        self.crashes = [(when, what) for when, what in self.crashes if now - when < WINDOW]
+        self.crashes = [*self.crashes, *((now, line) for line in lines)][-REMEMBERED:]
         self.named = {what: when for what, when in self.named.items() if now - when < WINDOW}
-        number = sum(what == line for _, what in self.crashes)
-        if number < ENOUGH or line in self.named:
+        times = {line: sum(what == line for _, what in self.crashes) for line in lines}
+        suspects = sorted((line for line in lines if times[line] >= ENOUGH), key=lambda line: -times[line])
+        if self.named.keys() >= set(suspects):
             return ""
-        self.named[line] = now
-        return f"{line} was in the app when {number} workers ended in the last {WINDOW:g} s: it is the likely cause"
+        self.named.update(dict.fromkeys(suspects, now))
+        if len(suspects) == 1:
+            (line,) = suspects
+            return f"{line} was in the app when {times[line]} workers ended {RECENTLY}: it is the likely cause"
+        told = ", ".join(f"{line} ({times[line]} times)" for line in suspects)
+        return f"in the app when workers ended {RECENTLY}: {told}; one of them is the likely cause"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -34,6 +35,7 @@ LOOK = 0.03  # seconds between two looks at the processes
 STOPPED = 0.7  # seconds that a process stays stopped at a fail-point
 KEPT = {"app.py", "journal", "points"}  # the files of a run that are not the server's
 SAMPLE_EVERY = 0.1  # seconds
+LEFT_BEHIND = re.compile(r"pid (\d+) has left pid (\d+) behind")
 SPARE = 6  # descriptors that a process may have more than at its beginning: another zygote, a responder, …
 
 
@@ -85,12 +87,17 @@ class Watch:
         self.over.set()
         self.thread.join()
 
-    def deaths(self, journal: list[list[str]]) -> list[Death]:
+    def deaths(self, journal: list[list[str]], log: str) -> list[Death]:
+        """Who was killed. A fork of the app that has not run yet keeps the connections open of a worker that is dead."""
         for _, _, pid, at in (words for words in journal if words[0] == "die"):
             if int(pid) not in self.killed or float(at) < self.killed[int(pid)][1]:
                 self.killed[int(pid)] = ("the app", float(at))
         now = time.monotonic()
-        return [Death(pid, why, at, self.gone.get(pid, now)) for pid, (why, at) in self.killed.items()]
+        ended = {pid: self.gone.get(pid, now) for pid in self.killed}
+        for worker, left in LEFT_BEHIND.findall(log):
+            if int(worker) in ended:
+                ended[int(worker)] = max(ended[int(worker)], self.gone.get(int(left), 0.0))
+        return [Death(pid, why, at, ended[pid]) for pid, (why, at) in self.killed.items()]
 
 
 class Battle:
@@ -172,6 +179,10 @@ class Battle:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(workers[int(which) % len(workers)], signal.SIGTERM)
 
+    def poison(self, name: str, times: str) -> None:
+        self.disturb()
+        self.asking.poison(name, int(times))
+
     def pause(self, pid: int, seconds: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
@@ -204,16 +215,26 @@ class Battle:
     def reopen_logs(self) -> None:
         self.server.signal(signal.SIGUSR1)
 
-    def signal_all(self, name: str) -> None:
-        """To every process, the youngest first."""
-        for pid in reversed(self.server.processes()):
+    def signal_all(self, name: str, order: str) -> None:
+        """To every process, also to those that the app has forked."""
+        if order == "at-once":
+            os.killpg(self.server.pid, signal.Signals[name])
+            return
+        pids = self.server.processes()
+        for pid in pids if order == "oldest-first" else reversed(pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.Signals[name])
 
     # How it can be ended.
 
-    def term_all(self) -> None:
-        self.signal_all("SIGTERM")
+    def term_all(self, order: str) -> None:
+        self.signal_all("SIGTERM", order)
+
+    def reload_and_term_all(self, order: str) -> None:
+        self.deploy("good")
+        self.signal_all("SIGHUP", order)
+        time.sleep(0.2)
+        self.term_all(order)
 
     def term_with_failpoint(self, name: str, action: str) -> None:
         self.evidence.master_killed = name.startswith("master.") and action == "kill"
@@ -286,6 +307,7 @@ class Battle:
     @contextmanager
     def crowd(self, name: str) -> Iterator[None]:
         with Crowd(self.server.port, name) as crowd:
+            self.asking = crowd
             yield
         self.evidence.fates += crowd.fates
         self.evidence.extra += crowd.extra
@@ -323,7 +345,7 @@ class Battle:
 
     def serves(self, version: int) -> bool:
         self.probes += 1
-        return self.server.get(f"/quick/{self.probes}-probe").headers.get("X-Version") == str(version)
+        return self.server.get(f"/quick//{self.probes}-probe").headers.get("X-Version") == str(version)
 
     def status(self) -> dict[str, Any]:
         """What pyservectl status would show. What is no answer is a fault."""
@@ -390,7 +412,7 @@ class Battle:
             evidence.found.append(f"files are left: {left}")
         journal = [line.split() for line in self.deploys.journal.read_text().splitlines()]
         evidence.begun = [Begun(ident, int(pid), float(at)) for what, ident, pid, at in journal if what == "begin"]
-        evidence.deaths = watch.deaths(journal)
+        evidence.deaths = watch.deaths(journal, self.server.log)
         evidence.pauses = watch.pauses
         evidence.log = self.server.log
         return evidence

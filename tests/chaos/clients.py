@@ -150,15 +150,19 @@ class Crowd:
     def live(self, name: str, ask: Callable[[Client], None], thought: float, keeps: bool) -> None:
         client = Client(self, name, keeps)
         while not self.stopped.wait(thought * self.random.uniform(0.5, 1.5)):
-            client.prepare()
-            try:
-                ask(client)
-            except OSError:  # from connect
-                self.fates.append(client.fate(client.ident, REFUSED))
-                self.stopped.wait(0.1)
-            if not keeps:
-                client.leave()
+            client.ask(ask)
         client.leave()
+
+    def poison(self, name: str, times: int) -> None:
+        """Beside the others, one client asks for the same again and again, each time from a worker that dies of it."""
+
+        def insist() -> None:
+            client = Client(self, "poison", keeps=False)
+            for _ in range(times):
+                client.ask(lambda client: poison(client, name))
+
+        self.threads.append(threading.Thread(target=insist, daemon=True))
+        self.threads[-1].start()
 
 
 class Client:
@@ -168,6 +172,17 @@ class Client:
         self.ident = ""
         self.began = 0.0
         self.fresh = True
+
+    def ask(self, way: Callable[[Client], None]) -> None:
+        """One request, whatever comes of it."""
+        self.prepare()
+        try:
+            way(self)
+        except OSError:  # from connect
+            self.crowd.fates.append(self.fate(self.ident, REFUSED))
+            self.crowd.stopped.wait(0.1)
+        if not self.keeps:
+            self.leave()
 
     def prepare(self) -> None:
         """A new request, on the connection there is if it is still open."""
@@ -235,13 +250,13 @@ def body(ident: str, data: bytes = b"") -> bytes:
 
 
 def simple(client: Client) -> None:
-    client.connected().send(client.head("GET", f"/busy/{client.ident}"))
+    client.connected().send(client.head("GET", f"/busy//{client.ident}"))
     client.receive(client.ident, body(client.ident))
 
 
 def halves(client: Client) -> None:
     """The head in two parts, with a pause between."""
-    data = client.head("GET", f"/busy/{client.ident}")
+    data = client.head("GET", f"/busy//{client.ident}")
     wire = client.connected()
     wire.send(data[: len(data) // 2])
     client.crowd.stopped.wait(0.3)
@@ -252,7 +267,7 @@ def halves(client: Client) -> None:
 def upload(client: Client) -> None:
     """A body in many parts."""
     wire = client.connected()
-    wire.send(client.head("POST", f"/quick/{client.ident}", f"Content-Length: {len(UPLOAD)}"))
+    wire.send(client.head("POST", f"/quick//{client.ident}", f"Content-Length: {len(UPLOAD)}"))
     for start in range(0, len(UPLOAD), len(UPLOAD) // 8):
         time.sleep(0.05)
         wire.send(UPLOAD[start : start + len(UPLOAD) // 8])
@@ -260,17 +275,30 @@ def upload(client: Client) -> None:
 
 
 def stream(client: Client) -> None:
-    client.connected().send(client.head("GET", f"/stream/{client.ident}"))
+    client.connected().send(client.head("GET", f"/stream//{client.ident}"))
     client.receive(client.ident, "".join(f"{number} {client.ident}\n" for number in range(STREAMED)).encode())
 
 
 def pipeline(client: Client) -> None:
     """Four requests at once. A server may close after any answer: then the others were not served, and may be sent again."""
     idents = [client.ident, *(client.next_ident() for _ in range(3))]
-    client.connected().send(b"".join(client.head("GET", f"/quick/{ident}") for ident in idents))
+    client.connected().send(b"".join(client.head("GET", f"/quick//{ident}") for ident in idents))
     for ident in idents:
         if not client.receive(ident, body(ident)):
             break
+
+
+def forks(client: Client) -> None:
+    """The app forks, and answers as ever; how its child ends is the app's doing."""
+    child = client.crowd.random.choice(("exits", "sleeps", "process"))
+    client.connected().send(client.head("GET", f"/fork/{child}/{client.ident}"))
+    client.receive(client.ident, body(client.ident))
+
+
+def poison(client: Client, name: str) -> None:
+    """A request that kills its worker with that signal. The request line is the same each time."""
+    client.connected().send(client.head("GET", f"/poison/{name}/?{client.ident}"))
+    client.receive(client.ident, b"no answer")
 
 
 Way = tuple[str, Callable[[Client], None], float, bool]
@@ -285,4 +313,6 @@ WAYS: list[Way] = [  # name, how, seconds of thought between two requests, keeps
     ("upload", upload, 0.1, True),
     ("stream", stream, 0.1, True),
     ("pipeline", pipeline, 0.05, True),
+    ("forks", forks, 0.6, True),
+    ("forks", forks, 1.0, False),
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 APP = """
-import hashlib, os, signal, time
+import hashlib, multiprocessing, os, signal, sys, time
 import pyserve
 
 JOURNAL = os.open({journal!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -18,7 +18,18 @@ def note(event, ident):
 
 def die(number):
     note("die", "-")
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)  # in this thread, which then cannot answer any more
+
+def fork(child):
+    # A child whose code comes to its end in ours, exits, or ends as multiprocessing wants it.
+    if child == "process":
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.05,))
+        process.start()
+        process.join()
+    elif not os.fork():
+        if child == "exits":
+            sys.exit(0)
+        time.sleep(0.5)
 
 def first_request():
     pass
@@ -35,12 +46,16 @@ def parts(ident):
 
 def wsgi(environ, start_response):
     global served
-    kind, _, ident = environ["PATH_INFO"][1:].partition("/")
-    note("begin", ident)
+    kind, what, ident = environ["PATH_INFO"][1:].split("/")
+    note("begin", ident or environ["QUERY_STRING"])
     served += 1
     if served == 1:
         first_request()
     each_request()
+    if kind == "fork":
+        fork(what)
+    if kind == "poison":
+        die(signal.Signals[what])
     headers = [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid())), ("X-Version", str(VERSION))]
     if kind == "stream":
         start_response("200 OK", headers)

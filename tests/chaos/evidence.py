@@ -42,7 +42,7 @@ class Death(NamedTuple):
     pid: int
     why: str
     began: float
-    ended: float  # when it was seen to be gone
+    ended: float  # when it was seen to be gone, with what the app had forked in it
 
 
 class Pause(NamedTuple):

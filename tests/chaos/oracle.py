@@ -1,7 +1,8 @@
 """Whether a server has kept its promises: a pure function from the evidence of a run to what is wrong with it.
 
-* Every request gets exactly one complete answer of its own, or a 503 that says when to come again; except those that
-  were inside a process while it was killed, and those of a new connection once the server was told to end.
+* Every request gets exactly one complete answer of its own, from the worker that ran it, or a 503 that says when to
+  come again; except those that were inside a process while it was killed, and those of a new connection once the
+  server was told to end.
 * No request runs twice, and none that was answered with 503 has run.
 * Nobody waits for long without a reason.
 * There is one committed generation, never more than one worker above the target, and a reload alone never costs one.
@@ -31,6 +32,7 @@ def judge(evidence: Evidence) -> list[str]:
 
 def answers(evidence: Evidence) -> list[str]:
     """Each answer is whole and its own, or an allowed refusal, and nothing came unasked."""
+    ran = {begun.ident: begun.pid for begun in evidence.begun}
     faults = [f"unasked: {text}" for text in evidence.extra]
     for fate in evidence.fates:
         if fate.outcome != ANSWERED:
@@ -43,6 +45,8 @@ def answers(evidence: Evidence) -> list[str]:
             faults.append(f"{tell(fate)}: status 500, and no app was to fail")
         elif fate.status == 200 and not fate.whole:
             faults.append(f"{tell(fate)}: another body than the request's own")
+        elif fate.status == 200 and fate.pid != ran.get(fate.ident, fate.pid):
+            faults.append(f"{tell(fate)}: answered by process {fate.pid}, and {ran[fate.ident]} ran it")
     return faults
 
 

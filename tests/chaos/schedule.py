@@ -41,6 +41,16 @@ def pause(random: random.Random) -> str:
     return f"{random.randrange(100)} {random.uniform(0.2, 2.0):.2f}"
 
 
+def group(random: random.Random) -> str:
+    """A signal to all processes, as systemd, supervisord and terminals send it."""
+    return f"{random.choice(('SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGWINCH'))} {random.choice(ORDERS)}"
+
+
+def poison(random: random.Random) -> str:
+    """A signal of which a worker dies in a request, and how often the request comes."""
+    return f"{random.choice(('SIGSEGV', 'SIGKILL'))} {random.randrange(1, 6)}"
+
+
 def version(random: random.Random) -> str:
     good, *bad = VERSIONS
     return random.choice([good] * len(bad) + bad)
@@ -49,6 +59,8 @@ def version(random: random.Random) -> str:
 def point(random: random.Random) -> str:
     return f"{random.choice(POINTS)} {random.choice(('kill', 'stop'))}"
 
+
+ORDERS = ("youngest-first", "oldest-first", "at-once")  # in which a signal reaches all processes
 
 # States and transitions at which zygotes and workers are killed or stopped; the master is only stopped at its own.
 POINTS = [
@@ -95,11 +107,13 @@ EVENTS: dict[str, tuple[int, Choice]] = {  # weight, argument
     "more": (2, nothing),
     "fewer": (2, nothing),
     "reopen logs": (1, nothing),
-    "signal all": (2, lambda random: random.choice(("SIGHUP", "SIGUSR1", "SIGWINCH"))),
+    "signal all": (3, group),
+    "poison": (3, poison),
 }
 FINALES = [
     "term",
-    "term all",
+    *(f"term all: {order}" for order in ORDERS),
+    *(f"reload and term all: {order}" for order in ORDERS),
     "reload and term",
     "broken deploy and term",
     "kill master",

@@ -44,6 +44,7 @@ PLANTED: dict[str, Change] = {
     "told that it was not served, but it ran": lambda e: replace(e, begun=[*e.begun, Begun("2-fresh", 7, 10.0)]),
     "503 without Retry-After": lambda e: replace(e, fates=[GOOD, BUSY._replace(retry_after=False), GONE]),
     "another body": lambda e: replace(e, fates=[GOOD._replace(whole=False)]),
+    "answered by process 9, and 7 ran it": lambda e: replace(e, fates=[GOOD._replace(pid=9)]),
     "status 504": lambda e: replace(e, fates=[GOOD._replace(status=504)]),
     "no app was to fail": lambda e: replace(e, fates=[GOOD._replace(status=500)]),
     "refused while the server was to serve": lambda e: replace(e, ending=21.0),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from hostile_worker.shell import Shell, hostile
+from lifecycle.operator import CTL
 from pyserve import statuspage
 from pyserve.control import VERSION
 from support.processes import GENEROUS
@@ -118,6 +122,78 @@ def test_rubbish_in_every_slot(worker_class: str, tmp_path: Path, content: str) 
         server.signal(signal.SIGTERM)
         assert server.wait() in (0, 70)
         assert "BUG" not in server.log
+
+
+CLOSE = """
+for index in range(SLOTS):
+    if board.slot(index).get("pid"):
+        board.slot(index).set("gate", 77)
+"""
+ALONE = """
+import pyserve
+pyserve.exclusive(lambda: kept.append(1))()
+assert kept.pop() == 1
+"""
+
+
+def test_a_gate_that_the_master_has_not_closed(shell: Shell) -> None:
+    """Nobody is there who would open it again. Requests go on; and they wait, later, for one that is alone."""
+    shell.run(BOARD + CLOSE)
+    answers = {shell.server.get("/").status_code for _ in range(4)}
+    shell.is_well()
+    assert answers == {200}
+    assert len(re.findall(r"requests go on$", shell.server.log, re.MULTILINE)) in (1, 2), "once in each worker"
+    assert "(epoch 77)" in shell.server.log
+    for _ in range(3):
+        shell.run(ALONE)
+    shell.is_well()
+
+
+def test_a_gate_that_is_closed_again_and_again(shell: Shell) -> None:
+    """Clients are told to come again, and do not wait for ever."""
+    flag = shell.folder / "again"
+    flag.touch()
+    shell.run(f"""{BOARD}
+def again():
+    while os.path.exists("again"):
+        {CLOSE.strip().replace(chr(10), chr(10) + "        ")}
+        time.sleep(0.0005)
+
+apart(lambda: apart(again))
+os.wait()
+""")
+    answers = [shell.server.get("/") for _ in range(2)]
+    flag.unlink()
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)
+    shell.is_well()
+
+
+def test_what_a_request_line_can_be(worker_class: str, tmp_path: Path) -> None:
+    """pyservectl shows it, whatever the terminal can."""
+    line = bytes(range(1, 256)) + b"\xed\xb3\xbf"
+    with hostile(tmp_path, "--control-socket", "ctl") as shell:
+        shell.attack(f"""{BOARD}
+from pyserve.scoreboard import OFFSETS
+start = OFFSETS["request_line"]
+worker.slot.memory[start : start + {len(line)}] = {line!r}
+worker.slot.set("request_line_length", {len(line)})
+worker.slot.set("request_start", time.monotonic_ns())
+while not os.path.exists("seen"):
+    time.sleep(0.02)
+""")
+        asked = [*CTL, "--socket", str(tmp_path / "ctl"), "status"]
+        for encoding in ("ascii", "utf-8", "latin-1"):
+            environ = {**os.environ, "PYTHONIOENCODING": encoding}
+
+            def shown(environ: dict[str, str] = environ) -> bool:
+                done = subprocess.run(asked, capture_output=True, env=environ, check=False)
+                assert (done.returncode, done.stderr) == (0, b"")
+                return re.search(rb"\\x01\\x02.*\\x0a\\x0b.* for \d", done.stdout) is not None  # in one row
+
+            shell.server.wait_for(shown)
+        (tmp_path / "seen").touch()
+        shell.is_well()
 
 
 def lives(shell: Shell) -> None:

@@ -39,7 +39,10 @@ fd = lingering()
 tell(b"x", fd, to=kept[0])
 os.close(fd)
 ask_alone(theirs)
-tell(b"x", os.open("/dev/null", os.O_RDONLY), to=kept[0])
+try:
+    tell(b"x", os.open("/dev/null", os.O_RDONLY), to=kept[0])
+except BrokenPipeError:
+    pass  # the master has read the first, and has taken the ticket back
 """,
     "the longest times": "ask_alone(ticket(), drain_timeout='1000000000', hold='1e9', timeout='1e9')",
     "no time": "ask_alone(ticket(), drain_timeout='0', hold='0', timeout='0')",

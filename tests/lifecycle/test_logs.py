@@ -55,6 +55,16 @@ def test_the_access_log_on_standard_output_is_one_json_object_a_line(project: Pr
         assert 'evil"} {"forged": 1' in entry.values()
 
 
+def test_an_access_log_that_would_say_nothing_does_not_start(project: Project) -> None:
+    options = ("--access-logfile", "-", "--access-logformat", "jsno")
+    with serve("app:wsgi", *options, cwd=project.folder, ready=False) as server:
+        assert server.wait() == 78
+        said = [line for line in server.log.splitlines() if "access_logformat" in line]
+        assert len(said) == 1
+        assert "access_logformat: 'jsno' says nothing of a request; give combined, json, or " in said[0]
+        assert "Traceback" not in server.log
+
+
 def test_a_worker_logs_without_rights_to_the_log_file(project: Project) -> None:
     """The master opened it; a worker that dropped its privileges still writes, also after a USR1."""
     if os.getuid() != 0:

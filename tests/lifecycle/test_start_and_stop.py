@@ -364,6 +364,36 @@ def test_listen_fds_of_somebody_else(project: Project, count: str) -> None:
     assert ended.returncode in (69, 124)
 
 
+RUBBISH = {
+    "no message": "b'rubbish'",
+    "no text": "b'\\xff\\x00'",
+    "of another kind": """b'["HELLO", {"pid": 1}]'""",
+    "of no kind": """b'["LOAD_FAILED", {"kind": "x", "message": "of no kind", "details": ""}]'""",
+    "too long": "b'x' * 130_000",
+}
+
+
+@pytest.mark.parametrize("packet", RUBBISH.values(), ids=RUBBISH)
+def test_an_app_that_writes_into_the_channel_at_start_is_told_in_one_line(project: Project, packet: str) -> None:
+    """One that closes descriptors that are not its own, and opens others, for example."""
+    project.append(f"""
+import gc
+from pyserve.channel import Channel
+for each in gc.get_objects():
+    if isinstance(each, Channel):
+        each.socket.send({packet})
+""")
+    checked = run("--check-config", "app:wsgi", cwd=project.folder)
+    assert (checked.returncode, checked.stdout) == (4, "")
+    (line,) = checked.stderr.splitlines()
+    assert re.match("pyserve: (the process that loads the app misused its channel: |of no kind$)", line)
+    started = run("app:wsgi", "-b", "127.0.0.1:0", cwd=project.folder)
+    assert started.returncode in (1, 4)
+    assert "Traceback" not in started.stderr
+    assert len(re.findall("misused its channel|of no kind", started.stderr)) == 1
+    assert left_behind(project.folder) == []
+
+
 def test_check_config_loads_the_app_and_serves_nothing(project: Project) -> None:
     fine = run("--check-config", "app:wsgi", "-b", "127.0.0.1:0", cwd=project.folder)
     assert (fine.returncode, fine.stdout) == (0, "configuration and app are fine\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -20,6 +22,8 @@ import support.server
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
 from pyserve import cgroups
+from pyserve.controlclient import ask, connect
+from pyserve.scoreboard import REQUEST_LINES
 from support import Server, serve
 from support.processes import wait_for
 
@@ -68,16 +72,71 @@ def test_every_death_is_explained_with_the_request_that_it_was_in(project: Proje
             server.wait_for(partial(replaced, server, pid))
 
 
-def test_all_requests_inside_a_worker_that_dies_are_counted(project: Project, concurrent: str) -> None:
-    with serve("app:wsgi", "--workers", "1", "-k", concurrent, cwd=project.folder) as server:
+SLEEPY = """
+def sleepy(environ, start_response):
+    time.sleep(float(environ["QUERY_STRING"] or 0))
+    return wsgi({**environ, "PATH_INFO": "/"}, start_response)
+"""
+
+
+@contextlib.contextmanager
+def sleeping(server: Server, *paths: str) -> Iterator[None]:
+    """Clients whose requests are in the app of the only worker, one after another."""
+    path = f"/proc/{server.pid}/cwd/ctl"
+    with contextlib.ExitStack() as clients:
+        for number, each in enumerate(paths, 1):
+            client = http.client.HTTPConnection("127.0.0.1", server.port)
+            clients.callback(client.close)
+            client.request("GET", each)
+            wait_for(lambda count=number: only_worker(path)["active"] == count, f"{each} in the app")  # type: ignore[misc]
+        yield
+
+
+def only_worker(control: str) -> dict[str, Any]:
+    (worker,) = next(iter(ask(connect(control), control, "status")))["workers"]
+    return dict(worker)
+
+
+@pytest.mark.parametrize(
+    ("number", "lines"),
+    [
+        (3, r"GET /sleep/0\?99, GET /sleep/1\?99, GET /sleep/2\?99"),
+        (11, "".join(rf"GET /sleep/{number}\?99(?:, | and 3 more)" for number in range(3, 11))),
+    ],
+)
+def test_the_requests_inside_a_worker_that_dies_are_named(
+    project: Project, worker_class: str, number: int, lines: str
+) -> None:
+    """And not the one that was the last to begin, if it has ended. Of many, those that began last."""
+    project.append(SLEEPY)
+    if worker_class == "sync":
+        number, lines = 1, r"GET /sleep/0\?99"
+    pool = {"threads": ("--threads", "12")}.get(worker_class, ())
+    options = ("--workers", "1", *pool, "--control-socket", "ctl")
+    with serve("app:sleepy", *options, cwd=project.folder) as server:
         pid = server.workers()[0]
-        with Load(server.url, "/sleep?60", threads=3) as load:
-            server.wait_for(lambda: in_app(server, 3))
-            load.stopped.set()
+        with sleeping(server, *(f"/sleep/{each}?99" for each in range(number))):
+            if worker_class != "sync" and number < REQUEST_LINES:  # else it takes the place of the first
+                assert server.get("/quick").status_code == 200
             os.kill(pid, signal.SIGKILL)
-            server.wait_for_log(rf"pid {pid} was killed .*; 3 requests cut, the last to begin: GET /sleep\?60$")
-            load.stop()
-        assert len(load.failures) == 3
+            server.wait_for_log(rf"pid {pid} was killed .*; {number} requests? cut: {lines}$")
+
+
+def test_requests_that_are_there_when_workers_end_are_named_with_the_one_that_ends_them(
+    project: Project, concurrent: str
+) -> None:
+    project.append(
+        SLEEPY + DYING + "\ndef either(e, s):\n    return (sleepy if e['PATH_INFO'] == '/sleep' else dies)(e, s)\n"
+    )
+    options = ("--workers", "1", "-k", concurrent, "--max-crashes", "100", "--control-socket", "ctl")
+    both = r"GET /sleep \(2 times\), GET /now \(2 times\); one of them is the likely cause$"
+    with serve("app:either", *options, cwd=project.folder) as server:
+        for _ in range(2):
+            (pid,) = server.workers()
+            with sleeping(server, "/sleep?99"), pytest.raises(requests.ConnectionError):
+                server.get("/now?segv")
+            server.wait_for(partial(replaced, server, pid))
+        server.wait_for_log(both)
 
 
 @pytest.fixture

@@ -82,15 +82,17 @@ def test_the_kernel_is_asked_only_about_kills_that_are_not_ours(
 
 
 @pytest.mark.parametrize(
-    ("cut", "line", "text"),
+    ("cut", "inside", "text"),
     [
-        (0, "", ""),
-        (0, "GET /", ""),
-        (1, "", "; 1 request cut"),
-        (1, "GET /pay?for=it", "; 1 request cut: GET /pay?for=it"),
-        (3, "", "; 3 requests cut"),
-        (3, "GET /pay", "; 3 requests cut, the last to begin: GET /pay"),
+        (0, [], ""),
+        (0, ["GET /"], ""),
+        (1, [], "; 1 request cut"),
+        (1, ["GET /pay?for=it"], "; 1 request cut: GET /pay?for=it"),
+        (3, [], "; 3 requests cut"),
+        (2, ["GET /pay", "GET /"], "; 2 requests cut: GET /pay, GET /"),
+        (30, ["GET /pay", "GET /"], "; 30 requests cut: GET /pay, GET / and 28 more"),
+        (1, ["GET /pay", "GET /"], "; 1 request cut: GET /pay, GET /"),  # one was about to enter, or to leave
     ],
 )
-def test_what_a_death_has_cost(cut: int, line: str, text: str) -> None:
-    assert loss(cut, line) == text
+def test_what_a_death_has_cost(cut: int, inside: list[str], text: str) -> None:
+    assert loss(cut, inside) == text

@@ -14,6 +14,7 @@ from pyserve.scoreboard import (
     LATENCY_BUCKETS,
     OFFSETS,
     REQUEST_LINE,
+    REQUEST_LINES,
     SLOT_SIZE,
     SLOTS,
     WORD,
@@ -46,7 +47,8 @@ def test_c_and_python_have_the_same_table(tmp_path: Path) -> None:
         int main(void)
         {{
         {lines}
-            printf("constants %d %d %d\\n", PYSERVE_SLOT_SIZE, PYSERVE_LATENCY_BUCKETS, PYSERVE_REQUEST_LINE);
+            printf("constants %d %d %d %d\\n", PYSERVE_SLOT_SIZE, PYSERVE_LATENCY_BUCKETS, PYSERVE_REQUEST_LINE,
+                PYSERVE_REQUEST_LINES);
             printf("all %zu 0\\n", sizeof(pyserve_slot));
         }}
         """
@@ -57,7 +59,7 @@ def test_c_and_python_have_the_same_table(tmp_path: Path) -> None:
     said = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
     table = {name: tuple(map(int, numbers)) for name, *numbers in map(str.split, said)}
 
-    assert table.pop("constants") == (SLOT_SIZE, LATENCY_BUCKETS, REQUEST_LINE)
+    assert table.pop("constants") == (SLOT_SIZE, LATENCY_BUCKETS, REQUEST_LINE, REQUEST_LINES)
     sizes = {name: count * WORD for name, count in FIELDS}
     assert table.pop("all")[0] == sum(sizes.values()), "C has no member that Python does not know"
     assert table == {name: (OFFSETS[name], sizes[name]) for name in members}
@@ -98,10 +100,10 @@ def test_there_are_no_more_slots(scoreboard: Scoreboard, index: int) -> None:
         scoreboard.slot(index)
 
 
-def write_line(slot: Slot, line: bytes, length: int) -> None:
-    start = OFFSETS["request_line"]
+def write_line(slot: Slot, line: bytes, length: int, place: int = 0) -> None:
+    start = OFFSETS["request_line"] + place * REQUEST_LINE
     slot.memory[start : start + len(line)] = line
-    slot.set("request_line_length", length)
+    slot.set("request_line_length", length, place)
 
 
 def test_request_line_is_shown_as_latin_1(scoreboard: Scoreboard) -> None:
@@ -114,6 +116,22 @@ def test_length_that_lies_does_not_reach_beyond_the_slot(scoreboard: Scoreboard)
     slot = scoreboard.slot(0)
     write_line(slot, b"x" * REQUEST_LINE, LARGEST)
     assert slot.request_line == "x" * REQUEST_LINE
+
+
+def test_lines_inside_are_told_in_the_order_in_which_they_entered(scoreboard: Scoreboard) -> None:
+    slot = scoreboard.slot(0)
+    for place, since in ((0, 300), (2, 100), (7, 200)):
+        write_line(slot, b"GET /%d" % since, 8, place)
+        slot.set("request_since", since, place)
+    assert slot.inside == [], "nobody is in the app"
+    slot.set("active", 1)
+    assert slot.inside == ["GET /100", "GET /200", "GET /300"]
+
+
+def test_every_number_in_the_table_of_lines_can_lie(scoreboard: Scoreboard) -> None:
+    slot = scoreboard.slot(0)
+    slot.memory[:] = b"\xff" * SLOT_SIZE
+    assert slot.inside == ["\xff" * REQUEST_LINE] * REQUEST_LINES
 
 
 def test_descriptor_ends_at_an_exec(scoreboard: Scoreboard) -> None:

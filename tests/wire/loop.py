@@ -12,6 +12,7 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from pyserve.scoreboard import SLOT_SIZE
 from pyserve_workers.accepting import accept
 from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import Connection, Context
@@ -76,7 +77,7 @@ class Server:
     def __init__(self, app: Any, *, access_format: str | None = None, unix: str | None = None, **settings: Any) -> None:
         self.log = MemoryLog()
         self.errors = io.StringIO()
-        self.slot = bytearray(1024)
+        self.slot = bytearray(SLOT_SIZE)
         self.access_read = -1
         self.access_log = None
         if access_format is not None:

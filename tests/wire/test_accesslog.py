@@ -120,6 +120,13 @@ def test_an_unknown_atom_is_named(unknown: str) -> None:
         AccessLog(1, unknown)
 
 
+@pytest.mark.parametrize("silent", ["jsno", "JSON", "", "100%%", "(h)s"])
+def test_a_format_without_a_single_atom_is_refused(silent: str) -> None:
+    """Its lines would all be the same; it is "json", mistyped, or a percent sign is missing."""
+    with pytest.raises(ConfigError, match=rf"^access_logformat: {re.escape(repr(silent))} says nothing of a request; "):
+        AccessLog(1, silent)
+
+
 def test_json() -> None:
     line = line_of("json")
     entry = json.loads(line)

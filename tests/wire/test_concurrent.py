@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pyserve.scoreboard import OFFSETS
+from pyserve.scoreboard import OFFSETS, REQUEST_LINES, Slot
 from pyserve_workers.accesslog import AccessLog
 from pyserve_workers.connection import BUSY, CLOSED, REQUEST, RUNNING, WANT_READ, Connection
 from pyserve_workers.context import Context
@@ -70,7 +70,7 @@ class Bench:
         self.context = Context(
             app or self.app, given.settings, self.slot, given.errors, given.log, access_log, concurrent=True
         )
-        self.threads = ThreadPoolExecutor(8)
+        self.threads = ThreadPoolExecutor(12)
         self.connections: dict[int, Connection] = {}
         self.clients: list[socket.socket] = []
 
@@ -118,6 +118,37 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.end()
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def test_the_lines_of_the_requests_inside_are_on_the_scoreboard(bench: Bench) -> None:
+    """Of those that are there, whichever began last; of the last ones, if they are many."""
+    slot = Slot(bench.slot)
+    _, _, first = bench.run(get("/0"))
+    bench.app.go_on.release()
+    first.result(PATIENCE)
+    assert slot.inside == []
+    waiting = [bench.run(get("/stream"))[2]]
+    assert slot.inside == ["GET /stream"]
+    _, _, last = bench.run(get("/last"))
+    assert slot.inside == ["GET /stream", "GET /last"]
+    for connection in list(bench.connections.values())[:-1]:
+        connection.gone()  # of the stream, which ends when it goes on
+    bench.app.go_on.release(2)
+    assert [*(step.result(PATIENCE) for step in waiting), last.result(PATIENCE)] == [GONE, WANT_READ]
+    assert slot.inside == []
+    assert not any(slot.get("request_since", place) for place in range(REQUEST_LINES))
+
+    steps = [bench.run(get(f"/{number}"))[2] for number in range(REQUEST_LINES + 3)]
+    lines = [f"GET /{number}" for number in range(REQUEST_LINES + 3)]
+    assert slot.inside == lines[3:]
+    bench.app.go_on.release(len(steps))
+    assert [step.result(PATIENCE) for step in steps] == [WANT_READ] * len(steps)
+    assert slot.inside == []
+    assert not any(slot.get("request_since", place) for place in range(REQUEST_LINES))
 
 
 def test_two_requests_at_once(bench: Bench) -> None:

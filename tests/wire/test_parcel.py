@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pyserve.scoreboard import Slot
+from pyserve.scoreboard import SLOT_SIZE, Slot
 from pyserve_workers.connection import HELD, Connection, Context
 from pyserve_workers.loop import Listener
 from pyserve_workers.parcel import LostError, can_travel, receive, send, travellers
@@ -43,14 +43,16 @@ def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 def worker(slot: Slot | None = None, **settings: Any) -> Context:
     """What the connections of one worker have in common."""
     config = SimpleNamespace(**{**SETTINGS, **settings})
-    return Context(app, config, slot.memory if slot else memoryview(bytearray(1024)), io.StringIO(), MemoryLog(), None)
+    return Context(
+        app, config, slot.memory if slot else memoryview(bytearray(SLOT_SIZE)), io.StringIO(), MemoryLog(), None
+    )
 
 
 class ClosedGate:
     """Of one worker, in place of its gatekeeper."""
 
     def __init__(self) -> None:
-        self.slot = Slot(memoryview(bytearray(1024)))
+        self.slot = Slot(memoryview(bytearray(SLOT_SIZE)))
         self.context = worker(self.slot)
         self.context.gatekeeper = self
         self.slot.set("gate", 1)
@@ -273,7 +275,9 @@ def test_what_is_not_sent_yet_keeps_a_connection(pair: tuple[socket.socket, sock
         start_response("200 OK", [])
         return [bytes(4 << 20)]
 
-    context = Context(large, SimpleNamespace(**SETTINGS), memoryview(bytearray(1024)), io.StringIO(), MemoryLog(), None)
+    context = Context(
+        large, SimpleNamespace(**SETTINGS), memoryview(bytearray(SLOT_SIZE)), io.StringIO(), MemoryLog(), None
+    )
     connection = begin(context, pair[1])
     pair[0].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert connection.serve() == 4

@@ -11,7 +11,7 @@ import pytest
 
 import pyserve
 from pyserve.errors import ClientGone
-from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, REQUEST_LINE, SLOT_SIZE, WORD, Slot
+from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, REQUEST_LINE, REQUEST_LINES, SLOT_SIZE, WORD, Slot
 from pyserve_workers.connection import Context
 from wire.loop import Server, eventually
 
@@ -87,7 +87,7 @@ def test_the_request_in_the_app(way: str) -> None:
 
     def noting(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         slot = slot_of(server)
-        noted.append((slot.get("active"), slot.get("request_start") > 0, slot.request_line))
+        noted.append((slot.get("active"), slot.get("request_start") > 0, *slot.inside))
         start_response("200 OK", [])
         return []
 
@@ -114,7 +114,7 @@ def test_a_lost_client_is_cut() -> None:
 
 def test_a_slot_that_is_too_small_is_refused() -> None:
     server = Server(app)
-    with server, pytest.raises(ValueError, match="1024 bytes, not 8"):
+    with server, pytest.raises(ValueError, match=f"{SLOT_SIZE} bytes, not 8"):
         Context(app, server.context.settings, memoryview(bytearray(8)), server.errors, server.log)
 
 
@@ -128,5 +128,6 @@ def test_the_header_has_the_same_table() -> None:
         "PYSERVE_SLOT_SIZE": str(SLOT_SIZE),
         "PYSERVE_LATENCY_BUCKETS": str(LATENCY_BUCKETS),
         "PYSERVE_REQUEST_LINE": str(REQUEST_LINE),
+        "PYSERVE_REQUEST_LINES": str(REQUEST_LINES),
     }
     assert sum(count for _, count in FIELDS) * WORD <= SLOT_SIZE

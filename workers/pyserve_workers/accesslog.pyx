@@ -108,6 +108,10 @@ def compile_format(str text):
             literal = ""
         steps.append(atom_of(name))
         position = end + 2
+    if not steps:
+        raise ConfigError(
+            f"access_logformat: {text!r} says nothing of a request; give combined, json, or a format with atoms, such as %(r)s"
+        )
     steps.append((LITERAL, literal.encode() + b"\n"))
     return steps
 

@@ -420,7 +420,7 @@ cdef class Connection(Client):
         self.entered = started = context.enter(head, base)
         context.client = self.fd
         if context.slot.gate and context.gatekeeper is not None:
-            context.retreat()   # first entered, then looked: so no request slips in when the gate closes
+            context.retreat(started)   # first entered, then looked: so no request slips in when the gate closes
             step = self.knock()
             if step != N_REQUEST or self.state != S_RUNNING:   # a REQUEST may be the next one, behind a 503
                 return step

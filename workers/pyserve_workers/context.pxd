@@ -21,10 +21,12 @@ cdef extern from "scoreboard.h" nogil:
         uint64_t cut
         uint64_t latency_sum
         uint64_t latency[24]
-        uint64_t request_line_length
-        char request_line[384]
         uint64_t spooled
+        uint64_t request_since[8]
+        uint64_t request_line_length[8]
+        char request_line[8][384]
     size_t PYSERVE_REQUEST_LINE
+    int PYSERVE_REQUEST_LINES
     int PYSERVE_SLOT_SIZE
     int PYSERVE_LATENCY_BUCKETS
 
@@ -109,6 +111,8 @@ cdef class Context:
     cdef bint trusts(self, str host)
     cdef bint wait_for_client(self, int fd, uint64_t patience) except -1
     cdef uint64_t enter(self, const h1_head *head, const char *base) noexcept
-    cdef void retreat(self) noexcept
+    cdef void retreat(self, uint64_t started) noexcept
+    cdef int claim(self, uint64_t started) noexcept
+    cdef void release(self, uint64_t started) noexcept
     cdef void leave(self, uint64_t started, uint64_t now) noexcept
     cdef void count(self, int status) noexcept

@@ -292,21 +292,47 @@ cdef class Context:
         cdef pyserve_slot *slot = self.slot
         cdef size_t method = head.method.length   # at most H1_MAX_METHOD, which leaves room
         cdef size_t target = min(<size_t>head.target.length, PYSERVE_REQUEST_LINE - 1 - method)
-        cdef uint64_t now
-        memcpy(slot.request_line, base + head.method.offset, method)
-        slot.request_line[method] = c" "
-        memcpy(slot.request_line + method + 1, base + head.target.offset, target)
-        slot.request_line_length = method + 1 + target
+        cdef uint64_t now = clock_now()
+        cdef int place = self.claim(now) if self.concurrent else 0
+        cdef char *line = slot.request_line[place]
+        memcpy(line, base + head.method.offset, method)
+        line[method] = c" "
+        memcpy(line + method + 1, base + head.target.offset, target)
+        slot.request_line_length[place] = method + 1 + target
         context_add(slot.active, 1)
-        now = clock_now()
         if not self.concurrent:
             slot.request_start = now
         return now
 
-    cdef void retreat(self) noexcept:
+    cdef void retreat(self, uint64_t started) noexcept:
         """The request that has just entered must not: the gate is closed."""
         context_add(self.slot.active, -1)
         self.slot.request_start = 0
+        if self.concurrent:
+            self.release(started)
+
+    cdef int claim(self, uint64_t started) noexcept:
+        """The place for the line of a request that enters: a free one, else that of the request that entered first."""
+        cdef pyserve_slot *slot = self.slot
+        cdef int place, oldest = 0
+        with cython.critical_section(self):
+            for place in range(1, PYSERVE_REQUEST_LINES):
+                if slot.request_since[place] < slot.request_since[oldest]:
+                    oldest = place
+            slot.request_line_length[oldest] = 0
+            slot.request_since[oldest] = started
+        return oldest
+
+    cdef void release(self, uint64_t started) noexcept:
+        """The request that entered then has left. Its place may be another's by now."""
+        cdef pyserve_slot *slot = self.slot
+        cdef int place
+        with cython.critical_section(self):
+            for place in range(PYSERVE_REQUEST_LINES):
+                if slot.request_since[place] == started:
+                    slot.request_line_length[place] = 0
+                    slot.request_since[place] = 0
+                    break
 
     cdef void leave(self, uint64_t started, uint64_t now) noexcept:
         """The request that entered at `started` has left the app."""
@@ -315,6 +341,8 @@ cdef class Context:
         cdef int bucket = 0
         context_add(slot.active, -1)
         slot.request_start = 0
+        if self.concurrent:
+            self.release(started)
         slot.latency_sum += took
         self.left = now
         self.bunch.learn(took, now)

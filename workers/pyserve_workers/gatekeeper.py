@@ -35,6 +35,8 @@ SHUT_RD = 0
 POLLRDHUP = 0x2000
 ENTER = -1.0  # instead of seconds: this request may enter
 UNTOLD = 0.25  # seconds that a request waits at the most for the PAUSE that is on its way
+UNTOLD_TOO_LONG = 2.0  # seconds without it: the word on the scoreboard is not the master's
+UNTOLD_IN_VAIN = 4.0  # and if it comes again, the request is refused
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -87,12 +89,16 @@ class Gatekeeper:
         self.held: set[Connection] = set()  # whose requests wait for the gate to open
         self.notice: Message | None = None  # the PAUSE that holds now
         self.idle_said = 0  # the epoch in which the master knows that this worker is idle
+        self.has_disbelieved = False  # has the word been found wrong, and set by what the master says?
 
     # What the master says.
 
     def obey(self, message: Message) -> None:
         """PAUSE and RESUME."""
-        self.notice = message if message.kind == "PAUSE" else None
+        with self.lock:
+            self.notice = message if message.kind == "PAUSE" else None
+            if self.has_disbelieved:  # else the word is as the master has set it, perhaps for what it says next
+                self.slot.set("gate", self.notice["epoch"] if self.notice is not None else 0)
         self.look()
         held, self.held = self.held, set()
         for connection in held:
@@ -124,7 +130,12 @@ class Gatekeeper:
             self.held.discard(connection)
             return ENTER
         if word and (notice is None or notice["epoch"] != word):
-            return UNTOLD
+            if waited < UNTOLD_IN_VAIN:
+                if waited >= UNTOLD_TOO_LONG:
+                    self.disbelieve(word)
+                return UNTOLD
+            self.held.discard(connection)
+            return 0.0
         left = ENTER
         if notice is not None and line.partition(" ")[2] not in notice["allow"]:
             hold: float = notice["line_hold"] if as_get(line) == notice["line"] else notice["hold"]
@@ -133,6 +144,21 @@ class Gatekeeper:
         if left <= 0.0:
             self.held.discard(connection)
         return left
+
+    def disbelieve(self, word: int) -> None:
+        """Whoever can write to the scoreboard has closed the gate here, and not the master. Nothing is lost if it has,
+        and is slow to say so: it does not let anybody be alone before this worker has heard of it."""
+        with self.lock:
+            told = self.notice["epoch"] if self.notice is not None else 0
+            if self.slot.get("gate") != word or word == told:
+                return
+            self.slot.set("gate", told)
+            first, self.has_disbelieved = not self.has_disbelieved, True
+        if first:
+            self.worker.log.warning(
+                f"the scoreboard said that the gate is closed (epoch {word}), and the master has not for "
+                f"{UNTOLD_TOO_LONG:g} s: requests go on"
+            )
 
     def refusal(self) -> tuple[str, list[tuple[str, str]], bytes]:
         """Status, header fields and body of the answer to who is refused."""
