@@ -8,7 +8,7 @@ forks inherits them; they then act as the signal's default, so that ``multiproce
 from cpython.exc cimport PyErr_SetFromErrno
 from libc.stdlib cimport malloc
 
-from os import strerror
+from os import listdir, strerror
 
 cdef extern from "writing.h" nogil:
     int WRITING_SHARED
@@ -274,24 +274,28 @@ cdef extern from *:
         return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
     }
 
-    /* Forks twice. The process in between borrows our memory until it has ended (vfork), so that it costs nothing, runs
-     * none of the C library's fork handlers a second time, and leaves us its errno. Returns 0 in the new process, what
-     * the one in between was called here, or -errno. Signals wait meanwhile: a handler that ran in between would run in
-     * our memory. */
-    static pid_t __attribute__((noinline)) fork_twice_(void)
+    /* Forks twice. Returns 0 in the new process, what the one in between was called here, or -errno. That one dies with
+     * its parent, which may be killed. Signals wait meanwhile: a handler that ran in between could run in our memory.
+     *
+     * When we are alone, it borrows our memory until it has ended (vfork), so that it costs nothing. Libraries with
+     * threads stop them in fork handlers, and start them again (pthread_atfork): those would then be threads of a process
+     * that ends. So for these both forks are forks. */
+    static pid_t __attribute__((noinline)) fork_twice_(int alone)
     {
         sigset_t all, usual;
         volatile int failure = 0;
         pid_t between;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &usual);
-        between = vfork();
+        between = alone ? vfork() : fork();
         if (between == 0) {
-            pid_t pid = fork();
+            pid_t pid;
+            prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+            pid = fork();
             if (pid != 0) {
                 if (pid < 0)
                     failure = errno;
-                _exit(pid < 0);
+                _exit(failure);
             }
         } else if (between < 0) {
             failure = errno;
@@ -299,7 +303,7 @@ cdef extern from *:
             int status = 0;
             /* ECHILD: the app has SIGCHLD ignored, or waits for everybody's children. */
             if (waitpid(between, &status, 0) == between && status != 0 && failure == 0)
-                failure = EAGAIN;
+                failure = WIFEXITED(status) ? WEXITSTATUS(status) : EAGAIN;
         }
         pthread_sigmask(SIG_SETMASK, &usual, NULL);
         return failure ? -failure : between;
@@ -320,7 +324,7 @@ cdef extern from *:
     int prepare_end_(int number) nogil
     int end_after_(unsigned int seconds) nogil
     int drop_new_handshakes_(int fd) nogil
-    int fork_twice_() nogil
+    int fork_twice_(int alone) nogil
     int set_child_subreaper_() nogil
     int set_parent_death_signal_(int number) nogil
     int start_timer_(int number, double seconds) nogil
@@ -359,8 +363,9 @@ def fork_orphan() -> bool:
     OSError: there can be no more processes.
     """
     cdef int result
+    cdef bint alone = len(listdir("/proc/self/task")) == 1  # asked for before the hooks, which may stop threads
     PyOS_BeforeFork()
-    result = fork_twice_()
+    result = fork_twice_(alone)
     if result == 0:
         PyOS_AfterFork_Child()
         return True

@@ -153,7 +153,7 @@ class Upgrade:
             carried.share(shared, True)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            os.execve(command[0], command, os.environ)
+            os.execve(command[0], command, called.environ())
         except OSError as error:
             os.write(output, f"{command[0]} cannot be started: {error.strerror}".encode())
         finally:
@@ -209,7 +209,7 @@ class Upgrade:
             shared = [state, *carried.descriptors(record)]
             carried.share(shared, True)
             failpoint("upgrade.exec")
-            os.execve(command[0], command, {**os.environ, VARIABLE: str(state)})
+            os.execve(command[0], command, {**called.environ(), VARIABLE: str(state)})
         except Exception as error:  # noqa: BLE001  (as above)
             carried.share(shared, False)
             for fd in shared[:1]:
