@@ -279,14 +279,19 @@ cdef extern from *:
      *
      * When we are alone, it borrows our memory until it has ended (vfork), so that it costs nothing. Libraries with
      * threads stop them in fork handlers, and start them again (pthread_atfork): those would then be threads of a process
-     * that ends. So for these both forks are forks. */
+     * that ends. So for these both forks are forks.
+     *
+     * If the app has made this process a subreaper, it is none meanwhile: it would adopt the worker. */
     static pid_t __attribute__((noinline)) fork_twice_(int alone)
     {
         sigset_t all, usual;
         volatile int failure = 0;
+        int adopts = 0;
         pid_t between;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &usual);
+        if (prctl(PR_GET_CHILD_SUBREAPER, &adopts, 0, 0, 0) == 0 && adopts)
+            prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
         between = alone ? vfork() : fork();
         if (between == 0) {
             pid_t pid;
@@ -305,6 +310,8 @@ cdef extern from *:
             if (waitpid(between, &status, 0) == between && status != 0 && failure == 0)
                 failure = WIFEXITED(status) ? WEXITSTATUS(status) : EAGAIN;
         }
+        if (between != 0 && adopts)
+            prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
         pthread_sigmask(SIG_SETMASK, &usual, NULL);
         return failure ? -failure : between;
     }
