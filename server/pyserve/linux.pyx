@@ -16,6 +16,14 @@ cdef extern from "writing.h" nogil:
     int writing_way(int fd)
     ssize_t writing_now(int fd, int way, const void *data, size_t size)
 
+cdef extern from "accepting.h" nogil:
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr_storage:
+        pass
+    cdef struct sockaddr:
+        pass
+    int accept_flagged(int listener, sockaddr *address, socklen_t *size)
+
 cdef extern from *:
     """
     #ifndef _GNU_SOURCE
@@ -316,6 +324,27 @@ cdef extern from *:
         return failure ? -failure : between;
     }
 
+    /* The C library asks by prlimit64(), which a seccomp profile may deny. */
+    static int descriptor_limit_(struct rlimit *limit)
+    {
+        int result = getrlimit(RLIMIT_NOFILE, limit);
+    #ifdef SYS_getrlimit
+        if (result)
+            result = (int)syscall(SYS_getrlimit, RLIMIT_NOFILE, limit);
+    #endif
+        return result;
+    }
+
+    static int set_descriptor_limit_(const struct rlimit *limit)
+    {
+        int result = setrlimit(RLIMIT_NOFILE, limit);
+    #ifdef SYS_setrlimit
+        if (result)
+            result = (int)syscall(SYS_setrlimit, RLIMIT_NOFILE, limit);
+    #endif
+        return result;
+    }
+
     static int set_child_subreaper_(void) { return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); }
     static int set_parent_death_signal_(int number) { return prctl(PR_SET_PDEATHSIG, number, 0, 0, 0); }
     """
@@ -353,9 +382,8 @@ cdef extern from "<sys/resource.h>" nogil:
     cdef struct rlimit:
         unsigned long rlim_cur
         unsigned long rlim_max
-    int RLIMIT_NOFILE
-    int getrlimit(int resource, rlimit *limit)
-    int setrlimit(int resource, const rlimit *limit)
+    int descriptor_limit_(rlimit *limit)
+    int set_descriptor_limit_(const rlimit *limit)
 
 
 def set_child_subreaper() -> None:
@@ -458,6 +486,18 @@ def drop_new_handshakes(int fd) -> None:
     _check(drop_new_handshakes_(fd))
 
 
+def accept(int listener) -> int:
+    """The descriptor of the client that has waited longest; it does not block. BlockingIOError: nobody waits. OSError."""
+    cdef sockaddr_storage address
+    cdef socklen_t size = sizeof(address)
+    cdef int fd
+    with nogil:
+        fd = accept_flagged(listener, <sockaddr *>&address, &size)
+    if fd < 0:
+        PyErr_SetFromErrno(OSError)
+    return fd
+
+
 def may_wait(int fd) -> bool:
     """Can a write() to ``fd`` wait for whoever reads it? So it is with sockets, pipes and terminals."""
     return writing_way(fd) in (WRITING_SHARED, WRITING_SOCKET)
@@ -479,7 +519,7 @@ def write_now(int fd, bytes data) -> int:
 def descriptor_limits():
     """(soft, hard): how many descriptors this process may have open, and up to where it may raise that."""
     cdef rlimit limit
-    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
+    if descriptor_limit_(&limit) < 0:
         PyErr_SetFromErrno(OSError)
     return limit.rlim_cur, limit.rlim_max
 
@@ -487,9 +527,9 @@ def descriptor_limits():
 def raise_descriptor_limit(unsigned long enough):
     """Lets this process have so many descriptors open, or as many as it is allowed to; never fewer than before."""
     cdef rlimit limit
-    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
+    if descriptor_limit_(&limit) < 0:
         PyErr_SetFromErrno(OSError)
     enough = min(enough, limit.rlim_max)
     if limit.rlim_cur < enough:
         limit.rlim_cur = enough
-        setrlimit(RLIMIT_NOFILE, &limit)   # refused (a sandbox): then it stays, and that is allowed to be
+        set_descriptor_limit_(&limit)   # refused (a sandbox): then it stays, and that is allowed to be

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from pyserve import called, carried, linux, rollout
+from pyserve import called, carried, linux, memfile, rollout
 from pyserve.deaths import explain
 from pyserve.failpoint import failpoint
 
@@ -122,7 +122,7 @@ class Upgrade:
         try:
             record = {**self.master.carried(), "control": []}  # their connections are not held open by the child
             opened.append(carried.pack(record))
-            opened.append(os.memfd_create("pyserve-proof", os.MFD_CLOEXEC))
+            opened.append(memfile.create("proof"))
             state, output = opened
             pid = self.fork(state, output, [state, *carried.descriptors(record)])
         except Exception as error:  # noqa: BLE001  (no upgrade, whatever is wrong with it, may end a server that serves)

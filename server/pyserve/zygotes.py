@@ -16,6 +16,7 @@ import _socket
 import contextlib
 import os
 import sys
+from errno import EPERM
 
 from pyserve import called
 
@@ -194,23 +195,45 @@ def _start(program: str) -> tuple[int, int, str]:
     environ = {name: value for name, value in called.environ().items() if name not in MASTER_ONLY}
     command = _command(program)
     try:
-        pid = os.posix_spawn(
-            command[0],
-            command,
-            environ,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs, CHANNEL_FD),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            ],
-            setsigmask=BLOCKED,
-            setsigdef=DEFAULTS,
-        )
+        try:
+            pid = os.posix_spawn(
+                command[0],
+                command,
+                environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs, CHANNEL_FD),
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                ],
+                setsigmask=BLOCKED,
+                setsigdef=DEFAULTS,
+            )
+        except OSError as error:
+            if error.errno != EPERM:
+                raise
+            pid = _fork_and_exec(command, environ, theirs)
     except OSError:
         os.close(ours)
         raise
     finally:
         os.close(theirs)
     return pid, ours, program
+
+
+def _fork_and_exec(command: list[str], environ: dict[str, str], channel: int) -> int:
+    """The same where clone3() is denied (a seccomp profile): the C library has no posix_spawn() then."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(channel, CHANNEL_FD)
+            os.set_inheritable(CHANNEL_FD, True)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, BLOCKED)
+            for number in DEFAULTS:
+                _signal.signal(number, _signal.SIG_DFL)
+            os.execve(command[0], command, environ)
+        finally:
+            os._exit(127)
+    return pid
 
 
 def _channel() -> tuple[int, int]:
