@@ -86,10 +86,13 @@ def _handed_over() -> set[int]:
 
 
 def _is_fresh(known: set[int]) -> bool:
-    """Are there no threads and no descriptors that somebody was here before us to make? A fork would have the one
-    without the other, and its channel may need a number that is taken."""
-    opened = {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *known}
-    return len(opened) == 1 == len(os.listdir("/proc/self/task"))  # the listing's own
+    """Was nobody here before us? Who has opened something or started a thread would have the one without the other in
+    a fork. What is inherited stays as it is, unless it has the number of the channel."""
+    for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *known}:
+        with contextlib.suppress(OSError):  # the listing's own is closed already
+            if not os.get_inheritable(fd) or fd == CHANNEL_FD:
+                return False
+    return len(os.listdir("/proc/self/task")) == 1
 
 
 def _guess() -> str:
