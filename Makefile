@@ -12,13 +12,14 @@ SECONDS ?= 60
 ROUNDS ?= 5
 
 BIN := $(VENV)/bin
+AGENTS := build/agents
 NATIVE := $(wildcard server/pyserve/*.pyx server/pyserve/*.h workers/pyserve_workers/*.pyx workers/pyserve_workers/*.pxd \
 	workers/pyserve_workers/*.h workers/pyserve_workers/*.c)
 REQUIREMENTS := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz fuzz-e2e asan chaos bench bench-start bench-gate bench-memory bench-reload bench-fair clean
+.PHONY: help serve test test-all lint conformance fuzz fuzz-e2e asan chaos agents bench bench-start bench-gate bench-memory bench-reload bench-fair clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -53,6 +54,9 @@ asan: $(VENV)/stamp-test ## run the tests of the native code under the sanitizer
 
 chaos: $(VENV)/stamp-test ## crashes, deploys and signals at random under load for SECONDS=60; PYSERVE_CHAOS_SEED=7 CLASSES=gevent plays one again
 	@PYTHONPATH=tests SECONDS=$(SECONDS) CLASSES="$(CLASSES)" $(BIN)/python -m chaos
+
+agents: $(VENV)/stamp-agents ## run pyserve under ddtrace, OpenTelemetry, New Relic and coverage, with collectors of our own
+	AGENTS=$(abspath $(AGENTS)) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/agents
 
 bench: SECONDS = 3
 bench: ## what a request costs beside other servers; CASES=hello,close SERVERS=pyserve,granian ROUNDS=5 SECONDS=3
@@ -97,6 +101,14 @@ $(VENV)/stamp-test: $(VENV)/stamp $(REQUIREMENTS)
 	@tools/bootstrap.sh --test-tools
 	@echo "pyserve: installing what the tests need"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[test]" $(REQUIREMENTS:%=-r %)
+	@touch $@
+
+# In an environment of their own: agents patch whatever they find.
+$(VENV)/stamp-agents: $(VENV)/stamp-test tests/agents/requirements.txt
+	@echo "pyserve: installing the agents"
+	@$(BIN)/python -m venv $(AGENTS)
+	@$(AGENTS)/bin/pip install --quiet --disable-pip-version-check -r tests/agents/requirements.txt
+	@printf '%s\n' $(abspath server) $(abspath workers) > $$(echo $(AGENTS)/lib/python3.*/site-packages)/pyserve.pth
 	@touch $@
 
 $(VENV)/stamp-dev: $(VENV)/stamp-test

@@ -1,4 +1,4 @@
-"""By which names pyserve was called: its working directory and its interpreter, with the links that are on their ways.
+"""How pyserve was called: the names of its working directory and interpreter, with the links that are on their ways.
 
 A deploy that exchanges a link (``current -> releases/7``) means what starts from then on. The kernel's name of a
 working directory, and the interpreter that a script names, have no such link on them. So both are kept under the names
@@ -45,6 +45,25 @@ def interpreter() -> str:
     folder, name = _interpreter
     paths = [os.path.join(folder, each) for each in (name, "python3", "python")]
     return next((path for path in paths if os.path.exists(path)), paths[0])
+
+
+def environ() -> dict[str, str]:
+    """The environment for another start of this program. An agent that came by PYTHONPATH may have taken itself off it,
+    to spare the programs that the app starts."""
+    return {**os.environ, **({} if _import_path is None else {"PYTHONPATH": _import_path})}
+
+
+def _started_with(name: bytes) -> str | None:
+    """The variable as the kernel was given it; None if it was not, or cannot be known."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            pairs = [pair.partition(b"=") for pair in file.read().split(b"\0")]
+    except OSError:
+        return None
+    return next((os.fsdecode(value) for key, _, value in pairs if key == name), None)
+
+
+_import_path = _started_with(b"PYTHONPATH")  # now: the process's title will be written over it
 
 
 def real(path: str) -> str:

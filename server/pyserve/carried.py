@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 
+from pyserve import memfile
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +31,7 @@ class FormatError(Exception):
 def pack(record: dict[str, Any]) -> int:
     """A descriptor of a file in memory that holds the record."""
     content = json.dumps({"format": FORMAT, "record": record}).encode("ascii")
-    fd = os.memfd_create("pyserve-carried", os.MFD_CLOEXEC)
+    fd = memfile.create("carried")
     with open(fd, "wb", closefd=False) as file:
         file.write(content)
     return fd

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 
-from pyserve import ownfile, socketfile
+from pyserve import linux, ownfile, socketfile
 from pyserve.errors import BindError
 from pyserve.socketfile import credentials
 
@@ -83,7 +83,7 @@ class ControlSocket:
 
     def accept(self) -> socket.socket:
         """The next client, not blocking. ForbiddenError if it is another user's; OSError if there is none."""
-        client, _ = self.socket.accept()
+        client = socket.socket(fileno=linux.accept(self.fileno()))
         client.setblocking(False)
         pid, uid = credentials(client)
         if uid not in (0, os.geteuid()):

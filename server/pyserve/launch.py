@@ -38,6 +38,8 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     opened = listeners.open_all(config.bind, config.backlog, config.socket_mode, owner, activated)
     zygotes.block_signals()  # until the master has its handlers: from here on there may be clients to answer
     belongings = Belongings(logs, opened, Scoreboard.create(), HandoffQueue.create())
+    if not belongings.scoreboard.sealed:
+        logs.error.warning("memfd_create() is denied here: a worker could cut short what it shares with the master")
     try:
         if config.control_socket:
             from pyserve.controlsocket import ControlSocket

@@ -8,13 +8,21 @@ forks inherits them; they then act as the signal's default, so that ``multiproce
 from cpython.exc cimport PyErr_SetFromErrno
 from libc.stdlib cimport malloc
 
-from os import strerror
+from os import listdir, strerror
 
 cdef extern from "writing.h" nogil:
     int WRITING_SHARED
     int WRITING_SOCKET
     int writing_way(int fd)
     ssize_t writing_now(int fd, int way, const void *data, size_t size)
+
+cdef extern from "accepting.h" nogil:
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr_storage:
+        pass
+    cdef struct sockaddr:
+        pass
+    int accept_flagged(int listener, sockaddr *address, socklen_t *size)
 
 cdef extern from *:
     """
@@ -274,24 +282,33 @@ cdef extern from *:
         return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
     }
 
-    /* Forks twice. The process in between borrows our memory until it has ended (vfork), so that it costs nothing, runs
-     * none of the C library's fork handlers a second time, and leaves us its errno. Returns 0 in the new process, what
-     * the one in between was called here, or -errno. Signals wait meanwhile: a handler that ran in between would run in
-     * our memory. */
-    static pid_t __attribute__((noinline)) fork_twice_(void)
+    /* Forks twice. Returns 0 in the new process, what the one in between was called here, or -errno. That one dies with
+     * its parent, which may be killed. Signals wait meanwhile: a handler that ran in between could run in our memory.
+     *
+     * When we are alone, it borrows our memory until it has ended (vfork), so that it costs nothing. Libraries with
+     * threads stop them in fork handlers, and start them again (pthread_atfork): those would then be threads of a process
+     * that ends. So for these both forks are forks.
+     *
+     * If the app has made this process a subreaper, it is none meanwhile: it would adopt the worker. */
+    static pid_t __attribute__((noinline)) fork_twice_(int alone)
     {
         sigset_t all, usual;
         volatile int failure = 0;
+        int adopts = 0;
         pid_t between;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &usual);
-        between = vfork();
+        if (prctl(PR_GET_CHILD_SUBREAPER, &adopts, 0, 0, 0) == 0 && adopts)
+            prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
+        between = alone ? vfork() : fork();
         if (between == 0) {
-            pid_t pid = fork();
+            pid_t pid;
+            prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+            pid = fork();
             if (pid != 0) {
                 if (pid < 0)
                     failure = errno;
-                _exit(pid < 0);
+                _exit(failure);
             }
         } else if (between < 0) {
             failure = errno;
@@ -299,10 +316,33 @@ cdef extern from *:
             int status = 0;
             /* ECHILD: the app has SIGCHLD ignored, or waits for everybody's children. */
             if (waitpid(between, &status, 0) == between && status != 0 && failure == 0)
-                failure = EAGAIN;
+                failure = WIFEXITED(status) ? WEXITSTATUS(status) : EAGAIN;
         }
+        if (between != 0 && adopts)
+            prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
         pthread_sigmask(SIG_SETMASK, &usual, NULL);
         return failure ? -failure : between;
+    }
+
+    /* The C library asks by prlimit64(), which a seccomp profile may deny. */
+    static int descriptor_limit_(struct rlimit *limit)
+    {
+        int result = getrlimit(RLIMIT_NOFILE, limit);
+    #ifdef SYS_getrlimit
+        if (result)
+            result = (int)syscall(SYS_getrlimit, RLIMIT_NOFILE, limit);
+    #endif
+        return result;
+    }
+
+    static int set_descriptor_limit_(const struct rlimit *limit)
+    {
+        int result = setrlimit(RLIMIT_NOFILE, limit);
+    #ifdef SYS_setrlimit
+        if (result)
+            result = (int)syscall(SYS_setrlimit, RLIMIT_NOFILE, limit);
+    #endif
+        return result;
     }
 
     static int set_child_subreaper_(void) { return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); }
@@ -320,7 +360,7 @@ cdef extern from *:
     int prepare_end_(int number) nogil
     int end_after_(unsigned int seconds) nogil
     int drop_new_handshakes_(int fd) nogil
-    int fork_twice_() nogil
+    int fork_twice_(int alone) nogil
     int set_child_subreaper_() nogil
     int set_parent_death_signal_(int number) nogil
     int start_timer_(int number, double seconds) nogil
@@ -342,9 +382,8 @@ cdef extern from "<sys/resource.h>" nogil:
     cdef struct rlimit:
         unsigned long rlim_cur
         unsigned long rlim_max
-    int RLIMIT_NOFILE
-    int getrlimit(int resource, rlimit *limit)
-    int setrlimit(int resource, const rlimit *limit)
+    int descriptor_limit_(rlimit *limit)
+    int set_descriptor_limit_(const rlimit *limit)
 
 
 def set_child_subreaper() -> None:
@@ -359,8 +398,9 @@ def fork_orphan() -> bool:
     OSError: there can be no more processes.
     """
     cdef int result
+    cdef bint alone = len(listdir("/proc/self/task")) == 1  # asked for before the hooks, which may stop threads
     PyOS_BeforeFork()
-    result = fork_twice_()
+    result = fork_twice_(alone)
     if result == 0:
         PyOS_AfterFork_Child()
         return True
@@ -446,6 +486,18 @@ def drop_new_handshakes(int fd) -> None:
     _check(drop_new_handshakes_(fd))
 
 
+def accept(int listener) -> int:
+    """The descriptor of the client that has waited longest; it does not block. BlockingIOError: nobody waits. OSError."""
+    cdef sockaddr_storage address
+    cdef socklen_t size = sizeof(address)
+    cdef int fd
+    with nogil:
+        fd = accept_flagged(listener, <sockaddr *>&address, &size)
+    if fd < 0:
+        PyErr_SetFromErrno(OSError)
+    return fd
+
+
 def may_wait(int fd) -> bool:
     """Can a write() to ``fd`` wait for whoever reads it? So it is with sockets, pipes and terminals."""
     return writing_way(fd) in (WRITING_SHARED, WRITING_SOCKET)
@@ -467,7 +519,7 @@ def write_now(int fd, bytes data) -> int:
 def descriptor_limits():
     """(soft, hard): how many descriptors this process may have open, and up to where it may raise that."""
     cdef rlimit limit
-    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
+    if descriptor_limit_(&limit) < 0:
         PyErr_SetFromErrno(OSError)
     return limit.rlim_cur, limit.rlim_max
 
@@ -475,9 +527,9 @@ def descriptor_limits():
 def raise_descriptor_limit(unsigned long enough):
     """Lets this process have so many descriptors open, or as many as it is allowed to; never fewer than before."""
     cdef rlimit limit
-    if getrlimit(RLIMIT_NOFILE, &limit) < 0:
+    if descriptor_limit_(&limit) < 0:
         PyErr_SetFromErrno(OSError)
     enough = min(enough, limit.rlim_max)
     if limit.rlim_cur < enough:
         limit.rlim_cur = enough
-        setrlimit(RLIMIT_NOFILE, &limit)   # refused (a sandbox): then it stays, and that is allowed to be
+        set_descriptor_limit_(&limit)   # refused (a sandbox): then it stays, and that is allowed to be

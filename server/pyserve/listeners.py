@@ -11,7 +11,7 @@ import os
 import select
 import socket
 
-from pyserve import addresses, ownfile
+from pyserve import addresses, linux, ownfile
 from pyserve.errors import BindError
 
 TYPE_CHECKING = False
@@ -92,7 +92,7 @@ class Listener:
         while look.poll(0):
             self.socket.setblocking(False)  # workers have it, too, and may have changed that
             try:
-                client, peer = self.socket.accept()
+                client = socket.socket(fileno=linux.accept(self.fileno()))
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -100,7 +100,9 @@ class Listener:
                     continue
                 raise
             client.setblocking(False)
-            return client, peer
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                return client, client.getpeername()
+            client.close()
         return None
 
     def close(self, *, unlink: bool) -> None:

@@ -49,15 +49,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def is_child(pid: int) -> bool:
-    """Is this the pid of a child of ours, running or not yet waited for?"""
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
 class Population:
     """All zygotes and workers; ``failure`` is the last one's (exit code, reason)."""
 
@@ -555,7 +546,7 @@ class Population:
     def on_hello(self, process: WorkerProcess, pid: int) -> None:
         """Believe a worker's pid only if the kernel says that it is our child, and nobody else's: signals go there."""
         others = {*self.awaited, *(child.pid for child in self.children())}
-        if pid in others or not is_child(pid):
+        if pid in others or not pidfds.is_child(pid):
             raise ProtocolError(f"HELLO from pid {pid}, which cannot be")
         process.identify(pid)
         self.watch(process)
@@ -592,7 +583,7 @@ class Population:
     def reap_one(self, pid: int) -> None:
         child = self.whose(pid)
         if child is None:
-            _, status = os.waitpid(pid, 0)  # of the app's making, and left to us when its parent ended
+            status = pidfds.wait(pidfds.NONE, pid)  # of the app's making, and left to us when its parent ended
             self.orphans.reaped(pid)
             if pid in self.awaited:
                 self.awaited[pid] = status

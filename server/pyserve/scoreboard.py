@@ -12,6 +12,8 @@ import mmap
 import os
 import struct
 
+from pyserve import memfile
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -111,17 +113,23 @@ class Slot:
 class Scoreboard:
     """The shared map. The master creates it and hands its descriptor on; slots that nobody touched use no memory."""
 
+    sealed = True
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.map = mmap.mmap(fd, SLOT_SIZE * SLOTS)
 
     @classmethod
     def create(cls) -> Scoreboard:
-        """No worker can cut it: whoever then looked at what is gone would die of a SIGBUS."""
-        fd = os.memfd_create("pyserve-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        """No worker can cut it if it is ``sealed``: whoever then looked at what is gone would die of a SIGBUS."""
+        fd = memfile.create("scoreboard", os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, SLOT_SIZE * SLOTS)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        return cls(fd)
+        scoreboard = cls(fd)
+        try:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        except OSError:
+            scoreboard.sealed = False
+        return scoreboard
 
     def slot(self, index: int) -> Slot:
         if not 0 <= index < SLOTS:

@@ -17,7 +17,7 @@ import stat
 import struct
 import time
 
-from pyserve import ownfile
+from pyserve import linux, ownfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ def _leads_to(fd: int, sock: socket.socket) -> bool:
     with _connecting() as probe, contextlib.suppress(OSError):
         probe.connect(_by_descriptor(fd))
         while True:
-            arrived, _ = sock.accept()
-            with arrived:
+            with socket.socket(fileno=linux.accept(sock.fileno())) as arrived:
                 if credentials(arrived)[0] == os.getpid():
                     return True
     return False

@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 
+from pyserve import memfile
+
 MOST = 1 << 20  # bytes of an answer that are read
 MOST_PARTS = 2
 PART_END = b"\0"
@@ -25,7 +27,7 @@ class StackFile:
 
     @classmethod
     def create(cls) -> StackFile:
-        fd = os.memfd_create("pyserve-stacks", os.MFD_CLOEXEC)  # which nobody can seal
+        fd = memfile.create("stacks")  # which nobody can seal
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # the position is shared, and the file is cut now and then
         return cls(fd)
 

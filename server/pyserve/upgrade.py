@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from pyserve import called, carried, linux, rollout
+from pyserve import called, carried, linux, memfile, rollout
 from pyserve.deaths import explain
 from pyserve.failpoint import failpoint
 
@@ -122,7 +122,7 @@ class Upgrade:
         try:
             record = {**self.master.carried(), "control": []}  # their connections are not held open by the child
             opened.append(carried.pack(record))
-            opened.append(os.memfd_create("pyserve-proof", os.MFD_CLOEXEC))
+            opened.append(memfile.create("proof"))
             state, output = opened
             pid = self.fork(state, output, [state, *carried.descriptors(record)])
         except Exception as error:  # noqa: BLE001  (no upgrade, whatever is wrong with it, may end a server that serves)
@@ -153,7 +153,7 @@ class Upgrade:
             carried.share(shared, True)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            os.execve(command[0], command, os.environ)
+            os.execve(command[0], command, called.environ())
         except OSError as error:
             os.write(output, f"{command[0]} cannot be started: {error.strerror}".encode())
         finally:
@@ -209,7 +209,7 @@ class Upgrade:
             shared = [state, *carried.descriptors(record)]
             carried.share(shared, True)
             failpoint("upgrade.exec")
-            os.execve(command[0], command, {**os.environ, VARIABLE: str(state)})
+            os.execve(command[0], command, {**called.environ(), VARIABLE: str(state)})
         except Exception as error:  # noqa: BLE001  (as above)
             carried.share(shared, False)
             for fd in shared[:1]:

@@ -3,7 +3,8 @@
 Each is a fresh exec of the interpreter that ``called`` finds, so that new code and a new interpreter count. Only the
 first generation's is forked, by the launcher, before it has imported anything itself (``fork_early``): the interpreter
 is then as fresh, and the two import side by side, the master its configuration and the zygote what serving needs.
-``_resemble_exec`` makes both look alike.
+``_resemble_exec`` makes both look alike. Where an agent was there before us (sitecustomize, a .pth file) it is not
+fresh, and the first zygote is exec'd like the others.
 Every import here delays the zygote. Therefore the C modules behind socket and signal, which import selectors, enum and
 more for what is not needed here.
 """
@@ -15,6 +16,7 @@ import _socket
 import contextlib
 import os
 import sys
+from errno import EPERM
 
 from pyserve import called
 
@@ -49,11 +51,9 @@ _early: tuple[int, int, str] | None = None  # pid, the master's end of the chann
 def fork_early() -> str:
     """Fork the zygote that ``start`` will hand out first. In it, what must run there, as ``__main__``; else empty."""
     global _early
-    handed_over = os.environ.get("LISTEN_FDS", "")
-    if handed_over.isdecimal() and os.environ.get("LISTEN_PID") == str(os.getpid()):
-        for fd in range(3, 3 + min(int(handed_over), MOST_HANDED_OVER)):
-            with contextlib.suppress(OSError):  # whoever takes them over says what is wrong
-                os.set_inheritable(fd, False)  # they go to zygotes by their channels
+    handed_over = _handed_over()
+    if not _is_fresh(handed_over):
+        return ""
     if called.real(called.interpreter()) != sys.executable:
         return ""  # the modules that this one finds may be another release's by the time they are imported
     program = _guess()
@@ -63,6 +63,8 @@ def fork_early() -> str:
         pid = os.fork()
         if pid == 0:
             _resemble_exec(theirs, program)
+            for fd in {*handed_over, ours, theirs} - {CHANNEL_FD}:
+                os.close(fd)
             return program
         _early = pid, ours, program
     except OSError:  # no process to be had: start() will find the same, when there is a log to say it in
@@ -70,6 +72,27 @@ def fork_early() -> str:
     os.close(theirs)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, usual)
     return ""
+
+
+def _handed_over() -> set[int]:
+    """The sockets of LISTEN_FDS, which go to zygotes by their channels, and not by inheritance."""
+    number, found = os.environ.get("LISTEN_FDS", ""), set()
+    if number.isdecimal() and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        for fd in range(3, 3 + min(int(number), MOST_HANDED_OVER)):
+            with contextlib.suppress(OSError):  # whoever takes them over says what is wrong
+                os.set_inheritable(fd, False)
+                found.add(fd)
+    return found
+
+
+def _is_fresh(known: set[int]) -> bool:
+    """Was nobody here before us? Who has opened something or started a thread would have the one without the other in
+    a fork. What is inherited stays as it is, unless it has the number of the channel."""
+    for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *known}:
+        with contextlib.suppress(OSError):  # the listing's own is closed already
+            if not os.get_inheritable(fd) or fd == CHANNEL_FD:
+                return False
+    return len(os.listdir("/proc/self/task")) == 1
 
 
 def _guess() -> str:
@@ -83,11 +106,6 @@ def _resemble_exec(channel: int, program: str) -> None:
     """Make a fork look to the app like an interpreter that was started with ``_command(program)``."""
     os.dup2(channel, CHANNEL_FD)
     os.set_inheritable(CHANNEL_FD, True)  # until the zygote has taken it, as over an exec
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        with contextlib.suppress(OSError):  # the listing's own is closed already
-            if not os.get_inheritable(fd):
-                os.close(fd)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -177,26 +195,48 @@ def configure(
 
 def _start(program: str) -> tuple[int, int, str]:
     ours, theirs = _channel()
-    environ = {name: value for name, value in os.environ.items() if name not in MASTER_ONLY}
+    environ = {name: value for name, value in called.environ().items() if name not in MASTER_ONLY}
     command = _command(program)
     try:
-        pid = os.posix_spawn(
-            command[0],
-            command,
-            environ,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, theirs, CHANNEL_FD),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            ],
-            setsigmask=BLOCKED,
-            setsigdef=DEFAULTS,
-        )
+        try:
+            pid = os.posix_spawn(
+                command[0],
+                command,
+                environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs, CHANNEL_FD),
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                ],
+                setsigmask=BLOCKED,
+                setsigdef=DEFAULTS,
+            )
+        except OSError as error:
+            if error.errno != EPERM:
+                raise
+            pid = _fork_and_exec(command, environ, theirs)
     except OSError:
         os.close(ours)
         raise
     finally:
         os.close(theirs)
     return pid, ours, program
+
+
+def _fork_and_exec(command: list[str], environ: dict[str, str], channel: int) -> int:
+    """The same where clone3() is denied (a seccomp profile): the C library has no posix_spawn() then."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(channel, CHANNEL_FD)
+            os.set_inheritable(CHANNEL_FD, True)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, BLOCKED)
+            for number in DEFAULTS:
+                _signal.signal(number, _signal.SIG_DFL)
+            os.execve(command[0], command, environ)
+        finally:
+            os._exit(127)
+    return pid
 
 
 def _channel() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from pyserve import pidfds
+from support.processes import wait_for
 
 WAYS = ["pidfd", "pid"]
 
@@ -89,3 +91,29 @@ def test_who_has_ended_stays_to_be_waited_for() -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert pidfds.ended() > 0
     assert os.waitpid(pid, 0) == (pid, 0)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_where_waitid_is_denied_a_status_is_kept_until_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def denied(*_: object) -> None:
+        raise OSError(number, "denied")
+
+    monkeypatch.setattr(os, "waitid", denied)
+    monkeypatch.setattr(signal, "pidfd_send_signal", denied)
+    pid = spawn("import signal; signal.pause()")
+    pidfd = pidfds.open_one(pid)
+    assert pidfds.is_child(pid)
+    assert pidfds.wait(pidfd, pid) is None
+    pidfds.send(pidfd, pid, signal.SIGKILL)
+    wait_for(lambda: pidfds.ended() == pid)
+    assert pidfds.ended() == pid
+    assert pidfds.is_child(pid)
+    pidfds.send(pidfd, pid, signal.SIGKILL)  # as to one that has ended and was not waited for
+    assert pidfds.wait(pidfd, pid) == signal.SIGKILL
+    assert pidfds.ended() == 0
+    assert not pidfds.is_child(pid)
+    with pytest.raises(ChildProcessError):
+        pidfds.wait(pidfd, pid)
+    os.close(pidfd)

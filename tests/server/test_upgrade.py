@@ -90,6 +90,7 @@ def test_a_noun_that_cannot_be_carried_ends_no_server(
     master: Master, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(master.population, "carried", lambda: {"what": object()})
+    gc.collect()  # what other tests have left open would be closed in between
     before = os.listdir("/proc/self/fd")
     found = upgrade.Upgrade(master)
     found.phase = phase

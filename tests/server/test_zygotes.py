@@ -155,6 +155,27 @@ print(json.dumps([(first[0], early[0]), told]))
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("before", "forks"),
+    [
+        ("os.dup2(1, 77)", True),  # as one that was inherited
+        ("os.set_inheritable(os.open('/dev/null', os.O_RDONLY), False)", False),
+        ("os.dup2(1, 3)", False),
+        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", False),
+    ],
+)
+def test_early_zygote_is_only_forked_where_nobody_was_before(before: str, forks: bool) -> None:
+    told = "zygotes.discard_early(); print(json.dumps(early))"
+    program = EARLY.replace("import json, os, sys", f"import json, os, sys; {before}").format(
+        then=f"early = zygotes._early is not None\n{told}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pyserve import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n{program}"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(done.stdout) is forks, done.stderr
+
+
 def test_early_zygote_that_nobody_took_ends() -> None:
     discard = """
 pid, fd, _ = zygotes._early

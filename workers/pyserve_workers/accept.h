@@ -1,4 +1,4 @@
-/* accept4() with the peer's address as text. */
+/* Accepting, with the peer's address as text. */
 #ifndef PYSERVE_ACCEPT_H
 #define PYSERVE_ACCEPT_H
 
@@ -7,16 +7,15 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "accepting.h"
+
 /* A new connection's descriptor, non-blocking and close-on-exec, or -1 with errno. `host` has room for INET6_ADDRSTRLEN
  * bytes; `port` is -1 for a unix socket, whose peer has no address. */
 static inline int accept_peer(int listener, char *host, int *port)
 {
     struct sockaddr_storage address;
     socklen_t size = sizeof address;
-    int fd;
-    do
-        fd = accept4(listener, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    while (fd < 0 && errno == EINTR);
+    int fd = accept_flagged(listener, (struct sockaddr *)&address, &size);
     if (fd < 0)
         return -1;
     *port = -1;

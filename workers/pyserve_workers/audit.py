@@ -55,6 +55,7 @@ class Audit:
 
     def __init__(self) -> None:
         self.before = descriptors()
+        self.threads = set(os.listdir("/proc/self/task"))  # an agent's, which was there before
         self.endings = Watch()
 
     def __enter__(self) -> Audit:
@@ -72,7 +73,7 @@ class Audit:
         fresh = {fd: what for fd, what in descriptors().items() if self.before.get(fd) != what}
         loops = event_loops(has_epoll=EPOLL in fresh.values())
         reasons = [
-            greenlets or threads(),
+            greenlets or threads(self.threads),
             processes(),
             timers(),
             loops,
@@ -83,12 +84,13 @@ class Audit:
         return " and ".join(filter(None, reasons))
 
 
-def threads() -> str:
+def threads(before: set[str]) -> str:
     """Python's and others'. One that has been joined is in the kernel's list for a moment more."""
     threading = sys.modules.get("threading")
-    names = [thread.name for thread in threading.enumerate() if thread.name != "MainThread"] if threading else []
+    running = threading.enumerate() if threading else []
+    names = [it.name for it in running if it.name != "MainThread" and str(it.native_id) not in before]
     until = time.monotonic() + ENDING
-    while (number := len(os.listdir("/proc/self/task")) - 1) and not names and time.monotonic() < until:
+    while (number := len(set(os.listdir("/proc/self/task")) - before)) and not names and time.monotonic() < until:
         time.sleep(0.001)
     if not number:
         return ""

@@ -96,6 +96,8 @@ cdef class Body:
         if self.fd >= 0:
             return 0
         fd = memfd_create("pyserve-body", MFD_CLOEXEC)
+        if fd < 0:   # denied, as by a seccomp profile
+            fd = spool_open("/dev/shm")
         if fd < 0:
             return errno
         if self.length:

@@ -286,6 +286,7 @@ class LoopWorker(Worker):
     def sweep(self, now: float) -> None:
         self.next_sweep = now + self.sweep_every
         self.patience = self.sweep_every
+        self.hear_signals()
         self.slot.set("heartbeat", time.monotonic_ns())
         if not self.full:
             self.resume_accepting()

@@ -10,18 +10,18 @@ import contextlib
 
 import pyserve_workers.system  # noqa: F401  (keeps what the server itself needs as it is)
 
-try:
-    from gevent import monkey
-except ImportError:
-    pass  # to load the worker class will fail, and say what to install
-else:
-    monkey.patch_all()
-
-from pyserve import hooktime
-from pyserve_workers import hubs, zygote
-
 
 def main() -> None:
+    """Not while this module is imported: that has a lock, which belongs to a thread by a number that gevent changes."""
+    try:
+        from gevent import monkey
+    except ImportError:
+        pass  # to load the worker class will fail, and say what to install
+    else:
+        monkey.patch_all()
+    from pyserve import hooktime
+    from pyserve_workers import hubs, zygote
+
     with contextlib.suppress(ImportError):
         import pyserve_workers.geventworker  # noqa: F401
 

@@ -153,6 +153,8 @@ class ThreadsWorker(LoopWorker):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
+        if self.queue and not self.threads and (thread := self.idle_thread()) is not None:
+            thread.begin(self.queue.popleft()[0])  # which takes the others
         for thread in self.threads:
             self.look_at(thread, now)
 
@@ -418,10 +420,11 @@ class ThreadsWorker(LoopWorker):
         try:
             me.thread.start()
         except RuntimeError as error:
-            if not self.threads:
-                raise
-            self.size = len(self.threads)
-            self.log.error(f"{error}: this worker makes do with the {self.size} that it has")
+            if self.threads:
+                self.size = len(self.threads)
+                self.log.error(f"{error}: this worker makes do with the {self.size} that it has")
+            elif not self.queue:
+                self.log.error(f"{error}: requests wait until there is one")
             return None
         self.threads.append(me)
         return me

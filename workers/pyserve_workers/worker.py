@@ -208,10 +208,14 @@ class Worker(ABC):
         except lifecycle.HookFailedError as error:
             raise HookError(str(error), user_traceback(error.__cause__ or error)) from None
         self.install_signals()  # again: the app may have set its own
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+        self.hear_signals()
         self.prepare()
         self.epoll.register(self.channel.fileno(), select.EPOLLIN)
         self.epoll.register(self.wake, select.EPOLLIN)
+
+    def hear_signals(self) -> None:
+        """Whatever the app has blocked: in the import, a hook or a request."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
     def become(self, state: str) -> None:
         if state not in TRANSITIONS[self.state]:

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from _thread import start_new_thread
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -315,12 +316,27 @@ class Zygote:
         channel = Channel(socket(fileno=message.fds[0]))
         stacks_fd, bell_fd = message.fds[1:]
         message.fds = []
-        worker_class = find_worker_class(self.generation.config.worker_class)
+        name = self.generation.config.worker_class
+        without = name == "threads" and not can_start_threads()
+        worker_class = find_worker_class("sync" if without else name)
         worker = worker_class(self.generation, channel, message["number"], message["slot"])
         worker.stacks_fd = stacks_fd
         worker.bell_fd = bell_fd
+        if without:
+            close(bell_fd)  # a thread would listen to it
+            worker.bell_fd = -1
+            self.log.warning("no thread can be started here: this worker serves one request at a time, as sync ones do")
         forked.belong(worker)
         return worker
+
+
+def can_start_threads() -> bool:
+    """A limit on processes or a seccomp profile may be against it."""
+    try:
+        start_new_thread(int, ())
+    except RuntimeError:
+        return False
+    return True
 
 
 def flush_streams() -> None:
