@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
+from examples.running import Client
 from support import Server, serve
 
 RELOADS = 5  # that a flow meets at least
@@ -60,6 +63,15 @@ def during_reloads(server: Server, flow: Callable[[int], None]) -> None:
         finally:
             over.set()
         reloading.result()
+
+
+class Browser(Client):
+    """Keeps cookies and connections, follows redirects, and meets no error."""
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        response = super().request(*args, **options)
+        assert response.status_code == 200, f"{response.url}: {response.status_code}\n{response.text[:2000]}"
+        return response
 
 
 def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:

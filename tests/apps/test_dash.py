@@ -10,10 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import requests
-
-from apps.deploying import during_reloads, serving
-from support.processes import GENEROUS, wait_for
+from apps.deploying import Browser, during_reloads, serving
+from support.processes import wait_for
 
 APP = """
 import contextlib
@@ -49,22 +47,15 @@ application = app.server
 """
 
 
-class Page:
+class Page(Browser):
     """What runs in a browser."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.session = requests.Session()
-        self.session.trust_env = False
-        found = re.search(r'<script id="_dash-config"[^>]*>(.*?)</script>', self.ask("GET", "/").text)
+        super().__init__(url)
+        found = re.search(r'<script id="_dash-config"[^>]*>(.*?)</script>', self.get("/").text)
         assert found
         self.query = {"endId": json.loads(found[1])["end_id"]}
-        self.callbacks = {each["output"]: each for each in self.ask("GET", "/_dash-dependencies").json()}
-
-    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        response = self.session.request(method, self.url + path, timeout=GENEROUS, **options)
-        assert response.status_code == 200, response.text
-        return response
+        self.callbacks = {each["output"]: each for each in self.get("/_dash-dependencies").json()}
 
     def update(self, output: str, values: dict[str, Any], **handles: str) -> Any:
         """Ask for ``output``, such as "cube.children", with these values of inputs and state."""
@@ -81,7 +72,7 @@ class Page:
             "state": state,
             "changedPropIds": changed,
         }
-        return self.ask("POST", "/_dash-update-component", params={**self.query, **handles}, json=body).json()
+        return self.post("/_dash-update-component", params={**self.query, **handles}, json=body).json()
 
 
 def test_callbacks(tmp_path: Path, worker_class: str) -> None:
