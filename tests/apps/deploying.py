@@ -23,7 +23,7 @@ from support import Server, serve
 
 RELOADS = 5  # that a flow meets at least
 PATIENCE = 240.0  # seconds for one command of a client
-FAULT = re.compile(r"^.* (?:warn|error|crit) +(?:master|zygote|worker).*$|^Traceback.*$", re.MULTILINE)
+FAULT = re.compile(r"^.* (?:error|crit) +(?:master|zygote|worker).*$|^Traceback.*$", re.MULTILINE)
 
 
 def needs(program: str) -> pytest.MarkDecorator:
