@@ -23,7 +23,7 @@ from support import Server, serve
 
 RELOADS = 5  # that a flow meets at least
 PATIENCE = 240.0  # seconds for one command of a client
-FAULT = re.compile(r"^.* (?:error|crit) +(?:master|zygote|worker).*$|^Traceback.*$", re.MULTILINE)
+FAULT = re.compile(r"^.* (?:warn|error|crit) +(?:master|zygote|worker).*$|^Traceback.*$", re.MULTILINE)
 
 
 def needs(program: str) -> pytest.MarkDecorator:
@@ -33,12 +33,23 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 @contextmanager
 def serving(*arguments: str, cwd: Path, env: dict[str, str] | None = None, workers: int = 2) -> Iterator[Server]:
-    """The application, whose log must tell of no fault until it has stopped."""
-    with serve(*arguments, "--workers", str(workers), cwd=cwd, env=env) as server:
+    """The application, which must not fail once, and whose log must tell of no fault until it has stopped."""
+    statuses = cwd / "statuses.log"
+    arguments = (
+        *arguments,
+        "--workers",
+        str(workers),
+        "--access-logfile",
+        str(statuses),
+        "--access-logformat",
+        "%(s)s %(r)s",
+    )
+    with serve(*arguments, cwd=cwd, env=env) as server:
         yield server
         server.stop()
-        assert not FAULT.findall(server.log)
+        assert not (faults := FAULT.findall(server.log)), faults
         assert "stopped; every request was answered" in server.log
+        assert not (failed := re.findall("^5.*", statuses.read_text(), re.MULTILINE)), failed
 
 
 def during_reloads(server: Server, flow: Callable[[int], None]) -> None:

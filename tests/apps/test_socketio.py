@@ -30,7 +30,7 @@ from flask_socketio import SocketIO, emit
 
 app = Flask(__name__)
 mode = "gevent" if os.environ["PYSERVE_WORKER_CLASS"] == "gevent" else "threading"
-io = SocketIO(app, async_mode=mode, ping_interval=1, ping_timeout=2)
+io = SocketIO(app, async_mode=mode, ping_interval=0.5, ping_timeout=1)
 
 @io.on("double")
 def double(value):
@@ -79,7 +79,7 @@ def test_messages(tmp_path: Path, worker_class: str, way: str) -> None:
         pytest.skip("a long poll or a WebSocket would hold the only worker")
     (tmp_path / "app.py").write_text(APP)
     transports = TRANSPORTS[way]
-    with serving("app", "--graceful-timeout", "5", cwd=tmp_path, workers=1) as server:
+    with serving("app", "--graceful-timeout", "2", cwd=tmp_path, workers=1) as server:
         with visit(server.url, transports) as regular:
 
             def flow(number: int) -> None:
