@@ -19,7 +19,7 @@ REQUIREMENTS := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all lint conformance fuzz fuzz-e2e asan chaos agents bench bench-start bench-gate bench-memory bench-reload bench-fair clean
+.PHONY: help serve test test-all lint conformance fuzz fuzz-e2e asan chaos agents apps bench bench-start bench-gate bench-memory bench-reload bench-fair clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,10 @@ chaos: $(VENV)/stamp-test ## crashes, deploys and signals at random under load f
 
 agents: $(VENV)/stamp-agents ## run pyserve under ddtrace, OpenTelemetry, New Relic and coverage, with collectors of our own
 	AGENTS=$(abspath $(AGENTS)) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/agents
+
+apps: $(VENV)/stamp ## real applications with their own clients while HUP follows HUP; APPS="dash hgweb" for some of them
+	@tools/bootstrap.sh --app-tools
+	@PYTHON=$(abspath $(BIN))/python PYTEST_ARGS='$(PYTEST_ARGS)' tests/apps/run.sh $(APPS)
 
 bench: SECONDS = 3
 bench: ## what a request costs beside other servers; CASES=hello,close SERVERS=pyserve,granian ROUNDS=5 SECONDS=3

@@ -3,6 +3,7 @@
 #
 #     tools/bootstrap.sh VENV PYTHON
 #     tools/bootstrap.sh --test-tools      Debian's programs that some tests use
+#     tools/bootstrap.sh --app-tools       those that make apps uses
 #
 # What the system lacks is installed with apt-get by root, and named with its package for anyone else.
 set -euo pipefail
@@ -11,6 +12,10 @@ cd "$(dirname "$0")/.."
 main() {
     if [ "${1-}" = --test-tools ]; then
         need_test_tools
+        return
+    fi
+    if [ "${1-}" = --app-tools ]; then
+        need_app_tools
         return
     fi
     local venv=$1 python=$2
@@ -49,8 +54,19 @@ need_test_tools() {
     command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
     [ -x /lib/systemd/systemd ] || missing+=(systemd)
     command -v slowhttptest >/dev/null || missing+=(slowhttptest)
-    [ ${#missing[@]} -eq 0 ] || install "${missing[@]}" ||
-        say "some tests will be skipped, for they need: ${missing[*]} (Debian packages)"
+    wanted "${missing[@]}"
+}
+
+# Clients that are not on PyPI, for tests/apps.
+need_app_tools() {
+    local missing=()
+    command -v git >/dev/null || missing+=(git)
+    command -v litmus >/dev/null || missing+=(litmus)
+    wanted "${missing[@]}"
+}
+
+wanted() {
+    [ $# -eq 0 ] || install "$@" || say "some tests will be skipped, for they need: $* (Debian packages)"
 }
 
 # Install Debian packages; fails if that is not ours to do.

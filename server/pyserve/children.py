@@ -30,6 +30,7 @@ END = signal.SIGRTMIN + 5  # a worker's to itself: it is stuck, and nobody else 
 
 KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
+OWN_GRACE = 1.5  # of these, for a worker that watches its requests to cut them itself, which takes it CUT_GRACE at most
 EXIT_GRACE = 2.0  # seconds for a worker that has said its last word to end
 QUIT_GRACE = 2.0  # seconds for a child to end that was told to do so at once
 MOST_UNBROKEN = (
@@ -61,11 +62,12 @@ class Pressure:
         return cls(why, [(now + timeout, DUMPED), (now + timeout + KILL_AFTER_DUMP, KILLED)])
 
     @classmethod
-    def drain(cls, deadline: float, hook_timeout: float) -> Pressure:
-        """At the deadline what still runs is cut; the stop hooks have their own time after it."""
+    def drain(cls, deadline: float, hook_timeout: float, own: float = 0.0) -> Pressure:
+        """At the deadline what still runs is cut, for ``own`` seconds by the worker itself; the stop hooks have time
+        after it."""
         heard = deadline + INTERRUPT_GRACE
         end = heard + hook_timeout
-        steps = [(deadline, INTERRUPTED), (heard, HEARD), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)]
+        steps = [(deadline + own, INTERRUPTED), (heard, HEARD), (end, DUMPED), (end + KILL_AFTER_DUMP, KILLED)]
         return cls("it did not end within the graceful timeout", steps)
 
     @classmethod
@@ -380,7 +382,7 @@ class WorkerProcess(Child):
         if self.slot.get("state") < BOOTED:  # nothing to finish, and no stop hooks to run
             self.pressure = Pressure.boot(deadline, 0.0, "it did not end its boot within the graceful timeout")
         else:
-            self.pressure = Pressure.drain(deadline, self.config.hook_timeout)
+            self.pressure = Pressure.drain(deadline, self.config.hook_timeout, OWN_GRACE if self.heartbeat else 0.0)
         self.pressed_request = 0
 
     def press_exit(self, now: float) -> None:

@@ -510,11 +510,11 @@ class Population:
             self.exclusion.heard(process, message)
 
     def on_ready(self, process: WorkerProcess, message: Message) -> None:
+        process.heartbeat, self.able = message["heartbeat"], message["takes"]
         if process.leaving:
             process.press_drain(process.deadline)  # now with what a worker that has booted has to end
         else:
             process.pressure = None
-        process.heartbeat, self.able = message["heartbeat"], message["takes"]
         self.tell(rollout.WorkerReady(process.worker.id, time.monotonic() - process.asked_for))
 
     def on_leaving(self, process: WorkerProcess, cause: str) -> None:

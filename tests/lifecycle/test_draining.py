@@ -76,3 +76,29 @@ def test_what_the_app_opens_while_its_worker_drains_is_the_childs_too(
                 server.signal(signal.SIGTERM)
             load.stop()
         assert load.answers == [(200, str([7] * 20).encode())]
+
+
+SLEEPS = """
+def sleeps(environ, start_response):
+    environ["wsgi.errors"].write("asleep\\n")
+    while True:
+        time.sleep(0.05)
+"""
+
+
+def test_a_worker_that_watches_its_requests_cuts_them_itself(project: Project, concurrent: str) -> None:
+    """The master interrupted it in the same moment, whatever it did then, and had its stacks logged as an error; also
+    where no more than a WebSocket had been open."""
+    project.append(f"import time\n{SLEEPS}")
+    with serve(
+        "app:sleeps", "-k", concurrent, "--workers", "1", "--graceful-timeout", "1", cwd=project.folder
+    ) as server:
+        with Load(server.url, "/", threads=1) as load:
+            server.wait_for_log("asleep")
+            load.stopped.set()
+            server.signal(signal.SIGHUP)
+            load.stop()
+        server.wait_for_log(r"has left \(reload\)")
+        assert [status for status, _ in load.answers] == [504]
+        assert "1 request was cut: the graceful timeout is over" in server.log
+        assert "it did not end within the graceful timeout" not in server.log

@@ -64,6 +64,12 @@ def test_drain_leaves_the_stop_hooks_their_time() -> None:
     ]
 
 
+def test_drain_lets_a_worker_cut_its_requests_itself() -> None:
+    """The rest is not put off by that."""
+    steps = all_steps(Pressure.drain(1030.0, hook_timeout=5.0))
+    assert all_steps(Pressure.drain(1030.0, hook_timeout=5.0, own=0.5)) == [(1030.5, INTERRUPTED), *steps[1:]]
+
+
 def test_a_child_that_does_not_notice_anything_is_not_waited_for() -> None:
     pressure = Pressure.drain(1030.0, hook_timeout=5.0)
     pressure.stuck(1032.0)

@@ -23,6 +23,7 @@ from pyserve_workers.connection import Connection, Context
 from pyserve_workers.handoff import BATCH, Handoff
 from pyserve_workers.loop import Listener
 from pyserve_workers.shedding import Shedding
+from support.processes import GENEROUS
 from wire.loop import SETTINGS, MemoryLog
 
 WAYS_IN = [Listener("http", "x", 80)]
@@ -132,6 +133,28 @@ def test_what_one_gives_away_another_takes(team: Team, queue: HandoffQueue) -> N
     assert new.hears(queue.fds[1])
     new.handoff.take()
     assert len(new.connections) == new.slot.get("connections") == 3
+
+
+def test_the_copy_of_the_giver_does_not_report_as_the_next_of_its_number(team: Team, queue: HandoffQueue) -> None:
+    """A giver may close its own copy later than the taker. The taker's epoll reported that the client was gone under the
+    number that was a new client's by then, whose answer was not sent."""
+    giver, taker, _ = team
+    taker.context.epoll = taker.epoll.fileno()
+    giver.serve(1)
+    taker.handoff.listen()
+    copy = os.dup(*giver.connections)
+    try:
+        leave(giver)
+        taker.handoff.take()
+        (connection,) = taker.connections.values()
+        connection.close()
+        giver.clients[0].settimeout(GENEROUS)
+        assert giver.clients[0].recv(1) == b"", "it is told at once"
+        giver.clients[0].close()
+        assert not taker.hears(connection.fd)
+    finally:
+        os.close(copy)
+        taker.connections.clear()
 
 
 def test_a_few_at_a_time_and_whoever_has_more_than_its_share_stands_aside(team: Team, queue: HandoffQueue) -> None:

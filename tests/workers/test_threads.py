@@ -330,7 +330,6 @@ def test_requests_that_are_cut_are_answered_and_leave_their_stacks(start: Starte
         assert threaded.server.wait() == 70
         assert [future.result(GENEROUS)[0] for future in cut] == [504] * 2
         log = threaded.server.log
-        # Once or twice each: the master, whose deadline is the same, may ask for the stacks as well.
         for number in (1, 2):
             assert f"pyserve-{number} runs GET /sleep?300" in log
         assert log.count('time.sleep(float(environ["QUERY_STRING"]))') == 2

@@ -6,6 +6,7 @@ cdef class Client:
     cdef bint is_open
     cdef bint taken                  # by the app, for another protocol: its duplicates of the descriptor may live on
     cdef bint given                  # to another worker, where the connection goes on
+    cdef bint received               # from another worker, which may have its own copy for a moment longer
     cdef uint64_t lingered           # bytes thrown away since the half-close
     cdef str remote_addr, remote_port, peer_name
 

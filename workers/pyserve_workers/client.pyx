@@ -143,11 +143,12 @@ cdef class Client:
         return recv(self.fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) > 0
 
     cdef void part(self, int epoll) noexcept:
-        """Closes the descriptor, once. Where an app or a process that it has forked may have a copy, the connection is
-        ended, too, and leaves `epoll`, from which it would report as long as the copy is open, as the next of its number."""
+        """Closes the descriptor, once. Where an app, a process that it has forked or the worker that it came from may have a
+        copy, the connection is ended, too, and leaves `epoll`, from which it would report as long as the copy is open, as
+        the next of its number."""
         if self.is_open:
             self.is_open = False
-            if self.taken or client_copies and not self.given:
+            if (self.taken or self.received or client_copies) and not self.given:
                 epoll_ctl(epoll, EPOLL_CTL_DEL, self.fd, NULL)
                 shutdown(self.fd, SHUT_RDWR)
             close_fd(self.fd)

@@ -216,6 +216,7 @@ cdef Connection made(Context context, int fd, object about, parcel_label *label,
     cdef Inbox inbox
     cdef uint64_t timeout, now = clock_now()   # what began after that ends no later for it
     connection.begin(context, fd, about)
+    connection.received = True
     if label.host_length:
         connection.names(label.host[:label.host_length].decode(errors="replace"), str(label.port))
     else:
