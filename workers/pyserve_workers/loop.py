@@ -397,11 +397,6 @@ class LoopWorker(Worker):
             noun = "request was" if len(unfinished) == 1 else "requests were"
             self.log.error(f"{len(unfinished)} {noun} cut: the graceful timeout is over")
 
-    @property
-    def ends_quietly(self) -> bool:
-        left = list(self.connections.values()) if self.state == "draining" else []
-        return bool(left) and not any(connection.unfinished for connection in left)
-
     def end(self) -> None:
         self.log.debug(f"it gave {self.handoff.given} connections to other workers")
         self.context.complaints.tell(time.monotonic())

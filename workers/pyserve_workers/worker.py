@@ -360,8 +360,7 @@ class Worker(ABC):
         """The master says that the request in the app has run for too long, or that the graceful deadline is over."""
         if os.getpid() != self.pid:
             return  # a process that the app forked
-        if not self.ends_quietly:
-            self.tell_stacks(frame)
+        self.tell_stacks(frame)
         if self.state != "booting" and self.in_app:
             if self.heartbeat and self.state == "draining":
                 self.cut += 1
@@ -377,11 +376,6 @@ class Worker(ABC):
             self.log.error(f"{self.busy_with}: the stacks of this worker's threads\n{self.stacks(frame)}")
         finally:
             self.telling_stacks = False
-
-    @property
-    def ends_quietly(self) -> bool:
-        """Is what still runs at the graceful deadline nothing that is missed?"""
-        return False
 
     @property
     def busy_with(self) -> str:
