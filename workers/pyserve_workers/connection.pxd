@@ -14,7 +14,7 @@ cdef class Connection(Client):
     cdef uint64_t due                # the deadline, monotonic ns; 0: none
     cdef uint64_t earned             # until when its bytes last at the least rate: see rate.h
     cdef uint64_t entered            # when its request entered the app, monotonic ns
-    cdef uint64_t given, progress    # bytes of the body that were there at the last look, and the last look that found more
+    cdef uint64_t noted, progress    # bytes of the body that were there at the last look, and the last look that found more
     cdef uint64_t held_since         # when its request first found the gate closed, monotonic ns; 0: it has not
     cdef bint closing                # after what is in the outbox: half-close, drain and close
     cdef bint client_closes          # the client has said that it sends nothing more

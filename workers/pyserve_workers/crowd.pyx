@@ -55,8 +55,8 @@ def overdue(dict connections, double now, double timeout, double deadline):
         connection = <Connection>value
         if connection.state != S_RUNNING or connection.response.taken:
             continue
-        if connection.outbox.waiting or connection.given != connection.response.sent:
-            connection.given = connection.response.sent
+        if connection.outbox.waiting or connection.noted != connection.response.sent:
+            connection.noted = connection.response.sent
             connection.progress = <uint64_t>(now * 1e9)
         if not connection.is_running():
             continue
