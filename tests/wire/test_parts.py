@@ -290,3 +290,24 @@ def test_who_has_idled_longest(pair: Pair) -> None:
     for connection, theirs in zip(connections.values(), clients, strict=True):
         connection.close()
         theirs.close()
+
+
+def test_no_native_class_hides_what_it_has_inherited() -> None:
+    """Cython takes an attribute that is declared again for another one, without a word: what code of the base reads is then
+    never what code of the subclass has written."""
+    declared: dict[str, tuple[str, set[str]]] = {}
+    for source in sorted((Path(__file__).parents[2] / "workers").glob("pyserve_workers/**/*.pxd")):
+        name = ""
+        for line in source.read_text().splitlines():
+            if begun := re.match(r"cdef class (\w+)(?:\((\w+)\))?:", line):
+                name = begun[1]
+                declared[name] = (begun[2] or "", set())
+            elif name and (
+                attribute := re.match(r"    cdef (?:public |readonly )?[\w ]+? \*?([\w, *]+?)\s*(?:#.*)?$", line)
+            ):
+                declared[name][1].update(each.strip(" *") for each in attribute[1].split(","))
+    assert {"fd", "given"} <= declared["Client"][1]
+    for name, (base, attributes) in declared.items():
+        while base in declared:
+            assert not attributes & declared[base][1], f"{name} and {base}"
+            base = declared[base][0]
