@@ -149,7 +149,8 @@ def test_the_app_ends_its_sockets_when_the_worker_drains(tmp_path: Path, concurr
 @pytest.mark.parametrize("path", ["/waits", "/room", "/deaf"])
 def test_a_socket_that_is_left_at_the_graceful_timeout_ends(tmp_path: Path, concurrent: str, path: str) -> None:
     """The app hears of it, if it listens, as of any end of the connection: nothing has failed."""
-    with serving(tmp_path, concurrent, "--graceful-timeout", "1") as server, connect(server, path) as client:
+    options = ("--graceful-timeout", "1", "--access-logfile", "access", "--access-logformat", "%(U)s %(s)s")
+    with serving(tmp_path, concurrent, *options) as server, connect(server, path) as client:
         client.send("hello")
         assert client.recv() == "hello"
         server.signal(signal.SIGTERM)
@@ -158,6 +159,7 @@ def test_a_socket_that_is_left_at_the_graceful_timeout_ends(tmp_path: Path, conc
         assert server.wait() == 0
         assert "1 connection that the app had taken over ended" in server.log
         assert " error " not in server.log
+        assert (tmp_path / "access").read_text() == ("" if path == "/deaf" else f"{path} 101\n")
 
 
 def test_whoever_is_left_open_by_an_app_that_returns_stops_nobody(tmp_path: Path, concurrent: str) -> None:

@@ -320,7 +320,7 @@ cdef class Connection(Client):
         """Ends a connection that the app has taken over, so that the app hears of it; False if this is none."""
         if self.state != S_RUNNING or not self.response.taken:
             return False
-        self.response.given_up = True
+        self.response.hung_up = True
         shutdown(self.fd, SHUT_RDWR)
         return True
 

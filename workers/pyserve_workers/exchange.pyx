@@ -141,7 +141,7 @@ cdef int fail(Context context, Response response, dict environ, object error) ex
         response.keep_alive = False
         return 0
     if response.taken:
-        if not issubclass(kind, StopIteration) and not response.given_up:   # with which Flask-Sock ends
+        if not issubclass(kind, StopIteration) and not response.hung_up:   # with which Flask-Sock ends
             context.log.error(f"{name_of(environ)}: failed after it had taken the connection\n{described(error)}")
         return 0
     why = ": it was interrupted" if status == 504 else f"\n{described(error)}"   # of the former a line before tells more

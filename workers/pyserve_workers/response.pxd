@@ -15,6 +15,7 @@ cdef class Response:
     cdef Outbox outbox            # None: the request is over
     cdef object writer            # self.write, made once
     cdef bint running             # code of the app may run for it, unless the outbox waits for the client
+    cdef bint hung_up             # the connection, which the app has taken over, was ended from here
     cdef bint given_up            # the client was answered with 504: nothing of this is sent
     cdef unsigned long interrupted   # the thread in which RequestTimeout is to be raised; 0: none
     cdef int stage                # one of the above

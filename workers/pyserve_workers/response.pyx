@@ -113,7 +113,7 @@ cdef class Response:
         self.outbox = outbox
         outbox.waited = 0
         outbox.whole = False
-        self.given_up = False
+        self.given_up = self.hung_up = False
         self.http11 = http11
         self.head_request = head_request
         self.keep_alive = keep_alive
