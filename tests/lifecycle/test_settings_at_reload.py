@@ -75,6 +75,7 @@ AFTER = {
     "max_surge": '"2"',
     "max_unavailable": '"1"',
     "timeout": "29",
+    "request_deadline": "29",
     "graceful_timeout": "29",
     "drain_delay": "0.1",
     "boot_timeout": "59",

@@ -128,8 +128,10 @@ static inline int parcel_is_connection(int fd)
 {
     struct linger none = {0, 0};
     socklen_t size = sizeof(int);
-    int type, flags;
+    int type, listens, flags;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_STREAM)
+        return 0;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) || listens)   /* a shutdown would end it for all */
         return 0;
     flags = fcntl(fd, F_GETFL);
     return flags >= 0 && !fcntl(fd, F_SETFL, flags | O_NONBLOCK) &&
