@@ -42,12 +42,12 @@ def tell(packet, *fds, to=None):
     finally:
         sock.detach()
 
-def ask_alone(*fds, **more):
+def ask_alone(*fds, to=None, **more):
     """Send EXCLUSIVE; more: JSON texts of its fields."""
     usual = {"number": "7", "name": '"x"', "line": '""', "blocks": "false", "waits": "true",
              "drain_timeout": "30", "hold": "0", "timeout": "0", "kills": "false"}
     fields = ", ".join(f'"{name}": {text}' for name, text in {**usual, **more}.items())
-    tell(f'["EXCLUSIVE", {{{fields}}}]', *fds)
+    tell(f'["EXCLUSIVE", {{{fields}}}]', *fds, to=to)
 
 def ticket():
     """The master's end of a ticket; the other one stays open."""
@@ -75,8 +75,8 @@ def lingering():
         return ours.detach()
 
 def apart(run):
-    """Do something in a process of its own, with all that the worker has: Python does not hear of this fork."""
-    if not ctypes.PyDLL(None).fork():
+    """Do something in a process of its own, which has of the server's only what it has duplicated before."""
+    if not os.fork():
         try:
             run()
         finally:

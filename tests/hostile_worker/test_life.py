@@ -45,8 +45,8 @@ def test_nothing_more_is_heard(shared: Shell) -> None:
 
 FLOODS = {
     "of what changes nothing": """tell('["IDLE", {"epoch": 0}]', to=me)""",
-    "of the largest packets": """tell('["IDLE", {"epoch": 0}]' + ' ' * 119_000, to=me)""",
-    "of tickets": "ask_alone(theirs, waits='false')",
+    "of large packets": """tell('["IDLE", {"epoch": 0}]' + ' ' * 40_000, to=me)""",
+    "of tickets": "ask_alone(theirs, to=me, waits='false')",
 }
 
 
@@ -55,11 +55,11 @@ def test_floods(shared: Shell, say: str) -> None:
     """The master hears others meanwhile, and the end of this worker comes when there is never a pause."""
     shared.attacks(
         f"""
-me, theirs = whole().channel.socket, ticket()
+me, theirs = os.dup(whole().channel.fileno()), ticket()
 def flood():
     while True:
         {say}
-for _ in range(4):
+for _ in range(8):
     apart(flood)
 """,
         r"worker \d gen 1 pid \d+ was killed by pyserve \(SIGKILL\): it misused its channel: 10001 messages without a pause",
@@ -207,7 +207,7 @@ def test_a_child_that_goes_on_speaking(shared: Shell) -> None:
     """It has the channel of a worker that is no more."""
     shared.attacks(
         """
-channel = whole().channel.socket
+channel = os.dup(whole().channel.fileno())
 def speak():
     end = time.monotonic() + 10
     while time.monotonic() < end:
