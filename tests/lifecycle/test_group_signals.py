@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
+from lifecycle.answers import last, status
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
 from support import Server, serve
@@ -110,6 +111,27 @@ def test_the_child_that_proves_an_upgrade_does_not_mind_either(project: Project)
 
 
 @pytest.mark.usefixtures("worker_class")
+@pytest.mark.parametrize("moment", ["proved", "done"])
+def test_a_term_to_all_may_come_during_an_upgrade(project: Project, moment: str) -> None:
+    """Whichever of the two masters hears it, it is one stop."""
+    with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
+        with ThreadPoolExecutor() as clients:
+            slow = clients.submit(server.get, "/sleep?1")
+            server.wait_for(lambda: in_app(server, 1))
+            server.signal(signal.SIGUSR2)
+            if moment == "done":
+                server.wait_for_log("upgraded: ")
+            else:
+                server.wait_for(lambda: any("--prove-upgrade" in title(pid) for pid in server.processes()))
+            send_all(server, signal.SIGTERM)
+            assert slow.result().status_code == 200
+        assert server.wait() == 0
+        server.wait_for(lambda: not server.processes())
+        assert "stopped; every request was answered" in server.log
+        assert " error " not in server.log
+
+
+@pytest.mark.usefixtures("worker_class")
 def test_the_app_may_have_these_signals(project: Project) -> None:
     project.append("""
 import signal
@@ -179,26 +201,6 @@ def connect(server: Server, data: bytes = b"") -> socket.socket:
     return client
 
 
-def status(client: socket.socket) -> int:
-    """Of the next response; 0 if the connection ends without one."""
-    response = http.client.HTTPResponse(client)
-    try:
-        response.begin()
-        response.read()
-    except (ConnectionError, http.client.HTTPException):
-        return 0
-    return response.status
-
-
-def last(clients: list[socket.socket]) -> list[int]:
-    """The same of each one's last response."""
-    found = []
-    for client in clients:
-        with client:
-            found.append(status(client))
-    return found
-
-
 @pytest.mark.usefixtures("worker_class")
 @pytest.mark.parametrize("order", EVERYBODY)
 def test_a_term_to_everybody_is_one_to_the_master(project: Project, order: str) -> None:
@@ -221,7 +223,7 @@ def test_a_term_to_everybody_is_one_to_the_master(project: Project, order: str) 
         half.sendall(GET[20:])
         for client in kept:
             client.sendall(GET)
-        assert last([*kept, half, *busy, *queued]) == [200] * 15
+        assert [last(client) for client in [*kept, half, *busy, *queued]] == [200] * 15
         assert server.wait() == 0
         assert "stopped; every request was answered" in server.log
         assert not set(server.log.split()) & {"error", "crit", "warn"}
@@ -252,7 +254,7 @@ def test_workers_that_hear_it_first_are_there_when_the_master_does(project: Proj
         server.wait_for_log("stopping")
         for client in kept:
             client.sendall(GET)
-        assert last(kept + queued) == [200] * 12
+        assert [last(client) for client in kept + queued] == [200] * 12
         assert server.wait() == 0
         assert "stopped; every request was answered" in server.log
 
@@ -283,7 +285,7 @@ def boot():
         send_all(server, signal.SIGTERM)
         server.wait_for_log("stopping")
         send(responder, signal.SIGCONT)
-        assert last(queued) == [503] * 4
+        assert [last(client) for client in queued] == [503] * 4
         assert server.wait() == 0
 
 

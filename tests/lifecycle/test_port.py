@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import signal
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lifecycle.answers import last
 from lifecycle.project import Project
 from support import Server, serve
 from support.processes import GENEROUS, title
@@ -92,18 +92,6 @@ def ask(server: Server, place: Place, path: str) -> socket.socket:
     return client
 
 
-def status(client: socket.socket) -> int:
-    """Of the response; 0 if there is none."""
-    with client:
-        response = http.client.HTTPResponse(client)
-        try:
-            response.begin()
-            response.read()
-        except (ConnectionError, http.client.HTTPException):
-            return 0
-        return response.status
-
-
 @pytest.mark.usefixtures("worker_class")
 @pytest.mark.parametrize("family", ["tcp", "unix"])
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -118,7 +106,7 @@ def test_who_connects_while_requests_are_finished_is_refused(waiting: Project, f
         server.wait_for(place.refuses)
         assert len(server.workers()) == int(workers)
         (waiting.folder / "over").touch()
-        assert [status(client) for client in inside + queued] == [200] * (int(workers) + 5)
+        assert [last(client) for client in inside + queued] == [200] * (int(workers) + 5)
         assert server.wait() == 0
         assert "stopped; every request was answered" in server.log
 
@@ -165,7 +153,7 @@ def peer(environ, start_response):
         server.signal(signal.SIGTERM)
         server.wait_for(place.refuses)
         (waiting.folder / "over").touch()
-        assert status(inside) == 200
+        assert last(inside) == 200
         with client:
             answer = b"".join(iter(lambda: client.recv(1000), b""))
         assert answer.decode().endswith(expected)
@@ -181,7 +169,7 @@ def test_a_worker_that_is_busy_in_c_is_no_hindrance(waiting: Project) -> None:
         assert len(server.workers()) == 1
         server.signal(signal.SIGQUIT)
         assert server.wait() == 70
-        assert status(inside) == 0
+        assert last(inside) == 0
 
 
 @pytest.mark.usefixtures("worker_class")
@@ -195,7 +183,7 @@ def test_what_the_app_has_forked_is_none_either(waiting: Project) -> None:
         server.signal(signal.SIGTERM)
         server.wait_for(place.refuses)
         (waiting.folder / "over").touch()
-        assert status(inside) == 200
+        assert last(inside) == 200
         assert server.wait() == 0
         assert not server.processes()
 
@@ -211,9 +199,9 @@ def test_a_successor_may_have_it_at_once(waiting: Project) -> None:
         old.wait_for(place.refuses)
         with serve(*arguments, cwd=waiting.folder):
             (waiting.folder / "over").touch()
-            assert status(inside) == 200
+            assert last(inside) == 200
             assert old.wait() == 0
-            assert status(place.connect(GET)) == 200
+            assert last(place.connect(GET)) == 200
 
 
 @pytest.mark.usefixtures("worker_class")
@@ -228,7 +216,7 @@ def test_a_worker_that_stands_still_makes_nobody_wait(waiting: Project) -> None:
         statuses = []
         with contextlib.suppress(ConnectionRefusedError):
             while True:
-                statuses.append(status(place.connect(GET)))
+                statuses.append(last(place.connect(GET)))
         lost = statuses.count(0)  # one may have come at the deadline
         assert server.wait() == (70 if lost else 0)
         said = "1 request had to be cut" if lost else "every request was answered"
@@ -262,7 +250,7 @@ def test_a_stop_before_the_first_worker_is_ready(waiting: Project, what: str, pr
         clients = [place.connect(GET) for _ in range(3)]
         silent = place.connect()
         server.signal(signal.SIGTERM)
-        assert [status(client) for client in [*clients, silent]] == [503] * 4
+        assert [last(client) for client in [*clients, silent]] == [503] * 4
         assert server.wait() == 0
         assert "4 requests came when no worker was left; answered with 503" in server.log
 
@@ -280,7 +268,7 @@ def test_a_stop_while_some_workers_boot_does_not_wait_for_them(waiting: Project)
         server.wait_for(place.refuses)
         server.wait_for(lambda: len(server.workers()) == 1)
         (waiting.folder / "over").touch()
-        assert status(inside) == 200
+        assert last(inside) == 200
         assert server.wait() == 0
 
 
@@ -296,7 +284,7 @@ def test_what_a_killed_worker_takes_along_is_not_called_answered(waiting: Projec
         server.signal(signal.SIGTERM)
         server.wait_for(place.refuses)
         os.kill(server.workers()[0], signal.SIGKILL)
-        assert status(half) == 0
+        assert last(half) == 0
         assert server.wait() == 0
         assert "stopped; no request is known to be cut, but 1 connection ended with killed workers" in server.log
 
@@ -310,7 +298,7 @@ def test_what_waits_when_all_workers_are_killed_is_refused_and_counted(waiting: 
         server.signal(signal.SIGTERM)
         server.wait_for(place.refuses)
         os.kill(server.workers()[0], signal.SIGKILL)
-        assert [status(client) for client in [inside, *queued]] == [0, 503, 503, 503]
+        assert [last(client) for client in [inside, *queued]] == [0, 503, 503, 503]
         assert server.wait() == 70
         assert "stopped; 1 request had to be cut" in server.log
         assert "3 requests came when no worker was left; answered with 503" in server.log
@@ -332,5 +320,5 @@ def test_a_stop_in_the_moment_in_which_it_begins_to_listen(waiting: Project) -> 
 
         server.wait_for(connected)
         server.signal(signal.SIGTERM)
-        assert status(clients[0]) in (200, 503)
+        assert last(clients[0]) in (200, 503)
         assert server.wait() == 0
