@@ -14,7 +14,7 @@ import pytest
 
 from lifecycle.gated import BODIES, Gated, digest, eventually
 from support import serve
-from support.processes import GENEROUS, wait_for
+from support.processes import GENEROUS, title, wait_for
 
 CTL = [sys.executable, "-c", "from pyserve.ctl import main; main()"]
 REFUSED = 75
@@ -191,7 +191,7 @@ def test_a_killed_pyservectl_opens_the_gate_and_ends_its_command(gated: Gated) -
         run.kill()
         run.communicate()
         gated.assert_open(server)
-        wait_for(lambda: not os.path.exists(f"/proc/{pid.read_text()}"), "the end of the command")
+        wait_for(lambda: not title(int(pid.read_text())), "the end of the command")
 
 
 def test_a_command_that_outlives_the_server_keeps_its_exit_code(gated: Gated) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # t
 
 
 END = b"."
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
 def sleep() -> None:
@@ -121,6 +123,9 @@ def world() -> Iterator[World]:
     for pid in adopted() - world.before:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+    assert (
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+    )  # what follows here does not wait for orphans
 
 
 def test_a_child_ends_with_its_worker(world: World) -> None:

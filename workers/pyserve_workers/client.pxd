@@ -16,7 +16,7 @@ cdef class Client:
     cdef bint drain(self) noexcept
     cdef bint is_there(self) noexcept
     cdef void forget(self) noexcept
-    cdef bint has_unread(self) noexcept
+    cpdef bint has_unread(self) noexcept
     cdef void part(self, int epoll) noexcept
     cdef int complain(self, object complaints, str level, str what) except -1
     cdef int explain(self, object complaints, int failure) except -1

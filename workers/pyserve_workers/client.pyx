@@ -137,7 +137,7 @@ cdef class Client:
         now.l_onoff, now.l_linger = 1, 0
         setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
 
-    cdef bint has_unread(self) noexcept:
+    cpdef bint has_unread(self) noexcept:
         """Would a close reset it? Old clients end a body with an empty line too many, also their last one."""
         cdef char one
         return recv(self.fd, &one, 1, MSG_PEEK | MSG_DONTWAIT) > 0

@@ -12,7 +12,6 @@ import time
 from _thread import get_ident
 from abc import abstractmethod
 from collections import namedtuple
-from struct import unpack
 
 from pyserve import alone
 from pyserve.suspension import Suspension
@@ -43,15 +42,6 @@ Listener = namedtuple("Listener", "scheme server_name server_port")
 SWEEP = 1.0  # seconds between looks for connections that are late
 ACCEPT_PAUSE = 0.1  # seconds without accepting after the system refused: no descriptors, no memory
 LISTENER_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
-
-
-def has_unread(fd: int) -> bool:
-    """Has a client sent something that nobody has read?"""
-    from fcntl import ioctl
-    from termios import FIONREAD
-
-    count: int = unpack("=i", ioctl(fd, FIONREAD, bytes(4)))[0]
-    return count > 0
 
 
 class LoopWorker(Worker):
@@ -391,7 +381,7 @@ class LoopWorker(Worker):
             self.log.error(
                 "clients in the queue are cut: there was no room for them until the graceful timeout was over"
             )
-        unfinished = [c for c in self.connections.values() if c.unfinished or (c.idle and has_unread(c.fd))]
+        unfinished = [c for c in self.connections.values() if c.unfinished or (c.idle and c.has_unread())]
         self.cut += len(unfinished)
         if unfinished:
             noun = "request was" if len(unfinished) == 1 else "requests were"
