@@ -31,7 +31,7 @@ def last_words(cut: int, lost: int) -> str:
         return f"{count(cut, 'request')} had to be cut{more}"
     if lost:
         return f"no request is known to be cut, but {count(lost, 'connection')} ended with killed workers"
-    return "every request was answered"
+    return "the stop cut no request"
 
 
 AT_ONCE = 65_536  # connections: no queue of a listener is longer

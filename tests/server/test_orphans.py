@@ -123,9 +123,8 @@ def world() -> Iterator[World]:
     for pid in adopted() - world.before:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert (
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
-    )  # what follows here does not wait for orphans
+    # What follows in this process waits for no orphans.
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
 
 
 def test_a_child_ends_with_its_worker(world: World) -> None:
