@@ -13,10 +13,9 @@ ROUNDS ?= 5
 
 BIN := $(VENV)/bin
 AGENTS := build/agents
-NATIVE := $(wildcard server/pyserve/*.pyx server/pyserve/*.h workers/pyserve_workers/*.pyx workers/pyserve_workers/*.pxd \
-	workers/pyserve_workers/*.h workers/pyserve_workers/*.c)
+NATIVE := $(wildcard $(foreach kind,pyx pxd h c,server/pyserve/*/*.$(kind) workers/pyserve_workers/*/*.$(kind)))
 REQUIREMENTS := $(wildcard examples/*/requirements.txt)
-PLAIN_C := $(patsubst %,workers/pyserve_workers/%.c,http1 h1_values h1_memory h1_chunked)
+PLAIN_C := $(patsubst %,workers/pyserve_workers/http1/%.c,http1 h1_values h1_memory h1_chunked)
 
 .DELETE_ON_ERROR:
 .PHONY: help serve test test-all lint conformance fuzz fuzz-e2e asan chaos agents apps bench bench-start bench-gate bench-memory bench-reload bench-fair clean
@@ -87,7 +86,7 @@ bench-fair: ## who waits for whom when requests are short and long, beside other
 
 clean: ## remove what make has made
 	rm -rf .venv .venv-3.* benchmarks/.venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
-	rm -rf pyserve.egg-info server/pyserve.egg-info server/pyserve/*.so workers/pyserve_workers/*.so
+	rm -rf pyserve.egg-info server/pyserve.egg-info server/pyserve/*/*.so workers/pyserve_workers/*/*.so
 	find server workers tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says what has been installed. The checkout itself is installed, so a changed .py counts at once; whatever

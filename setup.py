@@ -10,10 +10,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOTS = ["server", "workers"]
-FOLDERS = ["server/pyserve", "workers/pyserve_workers"]
+FOLDERS = sorted({os.path.dirname(header) for root in ROOTS for header in glob(f"{root}/**/*.h", recursive=True)})
 # Plain C that these modules link, each its own copy, so that no shared library has to be installed.
-PARSER = [f"workers/pyserve_workers/{name}" for name in ("http1.c", "h1_values.c", "h1_memory.c", "h1_chunked.c")]
-LINKS = {"pyserve_workers.inbox": PARSER, "pyserve_workers.parser": PARSER}
+PARSER = [f"workers/pyserve_workers/http1/{name}" for name in ("http1.c", "h1_values.c", "h1_memory.c", "h1_chunked.c")]
+LINKS = {"pyserve_workers.native.inbox": PARSER, "pyserve_workers.http1.parser": PARSER}
 FLAGS = [
     "-std=c17",
     "-O2",
@@ -29,8 +29,7 @@ FLAGS = [
 
 def extension(source: str) -> Extension:
     """The native module written in ``source``, a .pyx below one of the roots."""
-    path = Path(source)
-    name = f"{path.parent.name}.{path.stem}"
+    name = ".".join(Path(source).with_suffix("").parts[1:])
     return Extension(
         name,
         [source, *LINKS.get(name, [])],
@@ -40,7 +39,7 @@ def extension(source: str) -> Extension:
     )
 
 
-sources = [source for folder in FOLDERS for source in sorted(glob(f"{folder}/*.pyx"))]
+sources = [source for root in ROOTS for source in sorted(glob(f"{root}/**/*.pyx", recursive=True))]
 cores = len(os.sched_getaffinity(0))
 setup(
     ext_modules=cythonize(

@@ -60,10 +60,10 @@ def requests(name: str, case: Case) -> list[bytes]:
 
 def run(name: str) -> float:
     """Nanoseconds a request."""
-    from pyserve.config import load
-    from pyserve_workers.connection import Connection
-    from pyserve_workers.context import Context
-    from pyserve_workers.ready import serve_ready
+    from pyserve.config.config import load
+    from pyserve_workers.classes.ready import serve_ready
+    from pyserve_workers.native.connection import Connection
+    from pyserve_workers.native.context import Context
 
     kernel = ctypes.CDLL(str(LIBRARY))
     kernel.nokernel_connections(FIRST_FD, CONNECTIONS, READY)

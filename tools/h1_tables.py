@@ -1,4 +1,4 @@
-"""Write the parser's tables in workers/pyserve_workers.
+"""Write the parser's tables in workers/pyserve_workers/http1.
 
 h1_fields.h: indexes of common field names; h1_known.h: their perfect hash; h1_tables.h: byte classes.
 Run it after changing a list below: `python tools/h1_tables.py`. With --check it only compares, and exits 1 if a file is
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-FOLDER = Path(__file__).parent.parent / "workers" / "pyserve_workers"
+FOLDER = Path(__file__).parent.parent / "workers" / "pyserve_workers" / "http1"
 HEADER = "/* Written by tools/h1_tables.py: change the lists there. */\n"
 
 

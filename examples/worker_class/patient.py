@@ -10,8 +10,8 @@ import select
 import threading
 from collections import deque
 
-from pyserve_workers.connection import REQUEST, WANT_READ, Connection
-from pyserve_workers.loop import LoopWorker
+from pyserve_workers.classes.loop import LoopWorker
+from pyserve_workers.native.connection import REQUEST, WANT_READ, Connection
 
 
 class PatientWorker(LoopWorker):

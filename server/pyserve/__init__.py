@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyserve.alone import Refused, exclusive
-    from pyserve.lifecycle import (
+    from pyserve.app.alone import Refused, exclusive
+    from pyserve.app.lifecycle import (
         after_fork,
         before_fork,
         before_shutdown,
@@ -39,7 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from pyserve import alone, lifecycle
+        from pyserve.app import alone, lifecycle
 
         return getattr(alone if name in ("Refused", "exclusive") else lifecycle, name)
     raise AttributeError(f"module 'pyserve' has no attribute {name!r}")

@@ -34,7 +34,7 @@ def main() -> None:
 
     for number in (_signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGTTIN, _signal.SIGTTOU):
         _signal.signal(number, _signal.SIG_IGN)  # until the master has its handlers, there is nothing to reload
-    from pyserve import zygotes
+    from pyserve.master import zygotes
 
     if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv) and (program := zygotes.fork_early()):
         exec(program, vars(sys.modules["__main__"]))

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import sys
 
-from pyserve import arguments, called, config
+from pyserve.config import arguments, config
 from pyserve.errors import ExitCode, PyserveError
+from pyserve.system import called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import TextIO
 
-    from pyserve.config import Config
+    from pyserve.config.config import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     given = arguments.plain(argv)
     mode = "serve"
     if given is None:
-        from pyserve import options
+        from pyserve.config import options
 
         given, mode = options.parse(argv)
     if mode == "done":  # help or the version was printed
@@ -53,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
 
 def print_config(current: Config) -> int:
     """Print every setting with its value and where that came from."""
-    from pyserve.settings import SETTINGS
+    from pyserve.config.settings import SETTINGS
 
     rows = [(row.name, row.kind.show(getattr(current, row.name)), current.origin[row.name]) for row in SETTINGS]
     names = max(len(name) for name, _, _ in rows)
@@ -66,8 +67,8 @@ def print_config(current: Config) -> int:
 
 def check_config(current: Config) -> int:
     """Load the application as serving would, in processes of its own, and say whether all is well."""
-    from pyserve import trust
     from pyserve.launch import check
+    from pyserve.system import trust
 
     tell_warnings((*current.warnings, *trust.warnings(current)))
     check(current)

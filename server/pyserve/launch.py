@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import os
 
-from pyserve import listeners, zygotes
-from pyserve.accounts import ids_of
-from pyserve.belongings import Belongings
 from pyserve.errors import BY_KIND, AppError, BindError, ExitCode
-from pyserve.handoff import HandoffQueue
-from pyserve.logs import LogFiles
-from pyserve.notify import listen_fds
-from pyserve.scoreboard import Scoreboard
+from pyserve.ipc.handoff import HandoffQueue
+from pyserve.ipc.logs import LogFiles
+from pyserve.ipc.scoreboard import Scoreboard
+from pyserve.master import listeners, zygotes
+from pyserve.master.belongings import Belongings
+from pyserve.system.accounts import ids_of
+from pyserve.system.notify import listen_fds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyserve.channel import Channel
-    from pyserve.config import Config
-    from pyserve.master import Master
+    from pyserve.config.config import Config
+    from pyserve.ipc.channel import Channel
+    from pyserve.master.master import Master
 
 CHECKED = ("LOADED", "LOAD_FAILED")  # what a zygote says to whoever only wants to know whether the app loads
 
@@ -42,17 +42,17 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
         logs.error.warning("memfd_create() is denied here: a worker could cut short what it shares with the master")
     try:
         if config.control_socket:
-            from pyserve.controlsocket import ControlSocket
+            from pyserve.master.controlsocket import ControlSocket
 
             belongings.control_socket = ControlSocket.listen(config.control_socket)
         if config.pidfile:
-            from pyserve.pidfile import Pidfile
+            from pyserve.master.pidfile import Pidfile
 
             pidfile = Pidfile(config.pidfile)
             pidfile.write()
             belongings.pidfile = pidfile
         first = first_zygote(config, belongings)
-        from pyserve.master import Master
+        from pyserve.master.master import Master
 
         master = Master(config, reload_config, belongings, first)
     except BaseException:
@@ -93,7 +93,7 @@ def check(config: Config) -> None:
     """Load the app in a zygote, as serving would, and end it again. PyserveError says what is wrong."""
     import signal
 
-    from pyserve.channel import LostError, ProtocolError
+    from pyserve.ipc.channel import LostError, ProtocolError
 
     logs = LogFiles.open(config)
     pid, channel = zygotes.start(config.worker_class)
@@ -115,7 +115,7 @@ def check(config: Config) -> None:
         channel.close()
         _, status = os.waitpid(pid, 0)
     if message is None:
-        from pyserve.deaths import explain
+        from pyserve.master.deaths import explain
 
         raise AppError(f"the process that loads the app {explain(status)}")
     if message.kind == "LOAD_FAILED":

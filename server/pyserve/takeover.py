@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import sys
 
-from pyserve import __version__, arguments, called, carried, config, zygotes
+from pyserve import __version__
 from pyserve.cli import say, tell
+from pyserve.config import arguments, config
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
 from pyserve.launch import run
-from pyserve.master import Master
-from pyserve.upgrade import PROVEN_SAYS, VARIABLE
+from pyserve.master import carried, zygotes
+from pyserve.master.master import Master
+from pyserve.master.upgrade import PROVEN_SAYS, VARIABLE
+from pyserve.system import called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ def accept_configuration(argv: Sequence[str], master: Master) -> None:
     """Read it as a reload of this version would. PyserveError says what is wrong."""
     given = arguments.plain(argv)
     if given is None:
-        from pyserve import options
+        from pyserve.config import options
 
         given, _ = options.parse(argv)
     config.load(given, os.environ, master.config.sources.cwd)
@@ -59,7 +62,7 @@ def start_zygote(worker_class: str) -> None:
     channel.close()
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        from pyserve.deaths import explain
+        from pyserve.master.deaths import explain
 
         raise PyserveError(f"the process that is to load the app {explain(status)}")
 

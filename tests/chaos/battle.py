@@ -17,7 +17,7 @@ from chaos.clients import Crowd
 from chaos.deploys import DEADLY, Deploys
 from chaos.evidence import Begun, Death, Evidence, Pause, Sample
 from chaos.schedule import Event, Schedule
-from pyserve.controlclient import UnavailableError, ask, connect
+from pyserve.control.controlclient import UnavailableError, ask, connect
 from support import Server, serve
 from support.processes import in_session, title, wait_for
 

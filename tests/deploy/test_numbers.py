@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyserve.settings import BY_NAME
+from pyserve.config.settings import BY_NAME
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 STOP = float(BY_NAME["graceful_timeout"].default + BY_NAME["hook_timeout"].default)

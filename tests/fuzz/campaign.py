@@ -17,7 +17,7 @@ from fuzz.client import Client, Played
 from fuzz.grammar import BODY, FIELD, FIELDS, HEAD, LINE
 from fuzz.oracle import EXCUSED, SLOW, Call, judge, judge_calls
 from fuzz.plan import Plan
-from pyserve.controlclient import ask, connect
+from pyserve.control.controlclient import ask, connect
 from support import Server, serve
 from support.processes import wait_for
 

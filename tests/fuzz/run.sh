@@ -5,7 +5,7 @@ set -eu
 
 seconds=${1:-60}
 root=$(cd "$(dirname "$0")/../.." && pwd)
-source="$root/workers/pyserve_workers"
+source="$root/workers/pyserve_workers/http1"
 build="$root/build/fuzz"
 clang=${CLANG:-clang}
 
@@ -16,7 +16,7 @@ fi
 mkdir -p "$build"
 status=0
 for target in head chunked; do
-    "$clang" -std=c17 -g -O1 -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I"$source" \
+    "$clang" -std=c17 -g -O1 -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I"$source" -I"$source/../native" \
         "$root/tests/fuzz/fuzz_$target.c" "$source/http1.c" "$source/h1_values.c" "$source/h1_memory.c" \
         "$source/h1_chunked.c" -o "$build/fuzz_$target"
     mkdir -p "$build/$target-corpus"

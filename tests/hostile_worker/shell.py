@@ -24,8 +24,8 @@ from support.processes import GENEROUS
 APP = '''
 import ctypes, fcntl, gc, json, os, posix, resource, select, signal, socket, struct, sys, threading, time
 from array import array
-from pyserve.scoreboard import FIELDS, SLOT_SIZE, SLOTS
-from pyserve_workers.worker import Worker
+from pyserve.ipc.scoreboard import FIELDS, SLOT_SIZE, SLOTS
+from pyserve_workers.life.worker import Worker
 
 def whole():
     """The worker that this process is."""

@@ -169,8 +169,8 @@ except OSError:
     pass
 """
         )
-        asked = [sys.executable, "-m", "pyserve.ctl", "--socket", str(tmp_path / "ctl"), "dump"]
-        asked[1:3] = ["-c", "from pyserve.ctl import main; main()"]
+        asked = [sys.executable, "-m", "pyserve.control.ctl", "--socket", str(tmp_path / "ctl"), "dump"]
+        asked[1:3] = ["-c", "from pyserve.control.ctl import main; main()"]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=100)
         assert "worker 0 gen 1" in said.stdout
         assert "worker 1 gen 1" in said.stdout

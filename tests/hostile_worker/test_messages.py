@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hostile_worker.shell import Shell, fd_count
-from pyserve.channel import MESSAGE_LIMIT, MESSAGES, encode
+from pyserve.ipc.channel import MESSAGE_LIMIT, MESSAGES, encode
 from server.test_channel import EXAMPLES
 
 pytestmark = pytest.mark.usefixtures("worker_class")
@@ -135,7 +135,7 @@ BESIDE = {
     "a file": "os.open('app.py', os.O_RDONLY)",
     "a directory": "os.open('.', os.O_RDONLY)",
     "a file in memory": "os.memfd_create('x')",
-    "an epoll": "__import__('pyserve_workers.system').system.epoll()",
+    "an epoll": "__import__('pyserve_workers.life.system', fromlist=['epoll']).epoll()",
     "an eventfd": "os.eventfd(0)",
     "its channel": "whole().channel",
     "the queue": "whole().generation.handoff_fds[0]",

@@ -14,8 +14,8 @@ import pytest
 
 from hostile_worker.shell import Shell, hostile
 from lifecycle.operator import CTL
-from pyserve import statuspage
-from pyserve.control import VERSION
+from pyserve.control import statuspage
+from pyserve.control.control import VERSION
 from support.processes import GENEROUS
 
 pytestmark = pytest.mark.usefixtures("worker_class")
@@ -71,7 +71,7 @@ FILL = {
 ALWAYS = """
 program = '''
 import mmap, os, sys, time
-from pyserve.scoreboard import SLOT_SIZE, SLOTS
+from pyserve.ipc.scoreboard import SLOT_SIZE, SLOTS
 parent = os.getppid()
 board = mmap.mmap(int(sys.argv[1]), SLOT_SIZE * SLOTS)
 while os.getppid() == parent:
@@ -174,7 +174,7 @@ def test_what_a_request_line_can_be(worker_class: str, tmp_path: Path) -> None:
     line = bytes(range(1, 256)) + b"\xed\xb3\xbf"
     with hostile(tmp_path, "--control-socket", "ctl") as shell:
         shell.attack(f"""{BOARD}
-from pyserve.scoreboard import OFFSETS
+from pyserve.ipc.scoreboard import OFFSETS
 start = OFFSETS["request_line"]
 worker.slot.memory[start : start + {len(line)}] = {line!r}
 worker.slot.set("request_line_length", {len(line)})

@@ -13,7 +13,7 @@ from lifecycle.project import Project
 from support import Server, serve
 from support.processes import GENEROUS
 
-CTL = [sys.executable, "-c", "from pyserve.ctl import main; main()"]
+CTL = [sys.executable, "-c", "from pyserve.control.ctl import main; main()"]
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ import requests
 
 from lifecycle.operator import CTL, ctl, serving, status
 from lifecycle.project import Project, in_app
-from pyserve.commands import COMMANDS
-from pyserve.control import CLIENTS_LIMIT, REQUEST_LIMIT
+from pyserve.control.commands import COMMANDS
+from pyserve.control.control import CLIENTS_LIMIT, REQUEST_LIMIT
 from support import Server, serve
 from support.processes import GENEROUS, wait_for
 

@@ -11,7 +11,7 @@ import pytest
 
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
-from pyserve import lifecycle
+from pyserve.app import lifecycle
 from support import Server, serve
 
 # An app that knows nothing of pyserve; each function notes that it has run.

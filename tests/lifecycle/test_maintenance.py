@@ -16,7 +16,7 @@ from lifecycle.gated import BODIES, Gated, digest, eventually
 from support import serve
 from support.processes import GENEROUS, title, wait_for
 
-CTL = [sys.executable, "-c", "from pyserve.ctl import main; main()"]
+CTL = [sys.executable, "-c", "from pyserve.control.ctl import main; main()"]
 REFUSED = 75
 
 every_class = pytest.mark.usefixtures("worker_class")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle.project import Project
-from pyserve.settings import BY_NAME, SECTIONS, SETTINGS, Setting
+from pyserve.config.settings import BY_NAME, SECTIONS, SETTINGS, Setting
 from support import Server, serve
 from support.processes import title
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle.crowd import Costs, Crowd, open_descriptors
-from pyserve.descriptors import RESERVE, TURNED_AWAY
+from pyserve.system.descriptors import RESERVE, TURNED_AWAY
 from support import Server, serve
 
 pytestmark = pytest.mark.usefixtures("worker_class")

@@ -378,7 +378,7 @@ def test_an_app_that_writes_into_the_channel_at_start_is_told_in_one_line(projec
     """One that closes descriptors that are not its own, and opens others, for example."""
     project.append(f"""
 import gc
-from pyserve.channel import Channel
+from pyserve.ipc.channel import Channel
 for each in gc.get_objects():
     if isinstance(each, Channel):
         each.socket.send({packet})

@@ -21,9 +21,9 @@ import requests
 import support.server
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
-from pyserve import cgroups
-from pyserve.controlclient import ask, connect
-from pyserve.scoreboard import REQUEST_LINES
+from pyserve.control.controlclient import ask, connect
+from pyserve.ipc.scoreboard import REQUEST_LINES
+from pyserve.system import cgroups
 from support import Server, serve
 from support.processes import wait_for
 

@@ -179,17 +179,17 @@ def test_kill_9_of_the_master_still_ends_every_process(project: Project) -> None
 # What fails changes nothing.
 
 BROKEN = {
-    "syntax error": (("pyserve/master.py", "class Master:", "class Master(:"), "SyntaxError"),
-    "import error": (("pyserve/population.py", "import time\n", "import time\nimport no_such_module\n"), "no_such_module"),
-    "zygote": (("pyserve_workers/zygote.py", "def main() -> None:", "raise RuntimeError('no')\ndef main() -> None:"),
+    "syntax error": (("pyserve/master/master.py", "class Master:", "class Master(:"), "SyntaxError"),
+    "import error": (("pyserve/master/population.py", "import time\n", "import time\nimport no_such_module\n"), "no_such_module"),
+    "zygote": (("pyserve_workers/programs/zygote.py", "def main() -> None:", "raise RuntimeError('no')\ndef main() -> None:"),
                "RuntimeError: no(?s:.*)the process that is to load the app exited with code 1"),
     "native code": (
-        ("pyserve_workers/system.py", "__all__ = ", "raise ImportError('undefined symbol: x')\n_ = "),
+        ("pyserve_workers/life/system.py", "__all__ = ", "raise ImportError('undefined symbol: x')\n_ = "),
         "undefined symbol: x",
     ),
     "exits": (("pyserve/__init__.py", "__version__ = ", "import os; os._exit(9)\n__version__ = "), "exited with code 9"),
-    "another format": (("pyserve/carried.py", "FORMAT = ", "FORMAT = 99 + "), r"has format \d, this version reads format 1\d\d"),
-    "another state": (("pyserve/suspension.py", "def __init__(self, now: float)", "def __init__(self)"), "TypeError"),
+    "another format": (("pyserve/master/carried.py", "FORMAT = ", "FORMAT = 99 + "), r"has format \d, this version reads format 1\d\d"),
+    "another state": (("pyserve/system/suspension.py", "def __init__(self, now: float)", "def __init__(self)"), "TypeError"),
 }  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def test_a_configuration_that_is_refused_changes_nothing(project: Project) -> No
         assert server.get("/").text.startswith("one ")
 
 
-@pytest.mark.parametrize("name", ["pyserve/master.py", "pyserve_workers/sync.py"])
+@pytest.mark.parametrize("name", ["pyserve/master/master.py", "pyserve_workers/classes/sync.py"])
 def test_a_pyserve_that_hangs_is_given_up_after_the_boot_timeout(
     project: Project, installed: Installed, name: str
 ) -> None:

@@ -20,9 +20,9 @@ from support.server import wait_until_ready
 ROOT = Path(__file__).parents[2]
 NAMES = ["python3.13t", "python3.14t", "python3.15t"]
 MODULES = [
-    f"{source.parent.name}.{source.stem}"
+    ".".join(source.relative_to(ROOT).with_suffix("").parts[1:])
     for kind in ("py", "pyx")
-    for source in sorted(ROOT.glob(f"*/pyserve*/*.{kind}"))
+    for source in sorted(ROOT.glob(f"*/pyserve*/**/*.{kind}"))
     if not source.stem.startswith("__") and "gevent" not in source.stem
 ]
 PROGRAM = f"""
@@ -52,7 +52,7 @@ def free_threaded_python() -> str:
     pytest.skip(f"no free-threaded Python is here (looked for {', '.join(NAMES)})")
 
 
-@pytest.mark.parametrize("source", sorted(ROOT.glob("*/pyserve*/*.pyx")), ids=lambda source: source.name)
+@pytest.mark.parametrize("source", sorted(ROOT.glob("*/pyserve*/**/*.pyx")), ids=lambda source: source.name)
 def test_every_native_module_says_that_it_can_do_without(source: Path) -> None:
     assert "freethreading_compatible=True" in source.read_text(encoding="utf-8").splitlines()[0]
 

@@ -53,17 +53,21 @@ def names(package: Path) -> set[str]:
         return {name.partition("/")[2] for name in archive.getnames()}
 
 
+def in_package(source: Path) -> str:
+    return source.relative_to(ROOT).as_posix().partition("/")[2]
+
+
 def test_the_wheel_holds_what_runs_and_nothing_else(packages: Path) -> None:
     (wheel,) = packages.glob("*.whl")
     held = names(wheel)
     # Every module of the checkout is there, as Python or as machine code.
-    for source in [*ROOT.glob("server/pyserve/*.py"), *ROOT.glob("workers/pyserve_workers/*.py")]:
-        assert f"{source.parent.name}/{source.name}" in held
-    for source in [*ROOT.glob("server/pyserve/*.pyx"), *ROOT.glob("workers/pyserve_workers/*.pyx")]:
-        module = f"{source.parent.name}/{source.stem}."
+    for source in ROOT.glob("*/pyserve*/**/*.py"):
+        assert in_package(source) in held
+    for source in ROOT.glob("*/pyserve*/**/*.pyx"):
+        module = in_package(source).removesuffix("pyx")
         assert [name for name in held if name.startswith(module) and name.endswith(".so")]
     assert {"pyserve/py.typed", "pyserve_workers/py.typed"} <= held
-    assert {f"{stub.parent.name}/{stub.name}" for stub in ROOT.glob("*/pyserve*/*.pyi")} <= held
+    assert {in_package(stub) for stub in ROOT.glob("*/pyserve*/**/*.pyi")} <= held
     kinds = {Path(name).suffix for name in held if ".dist-info/" not in name}
     assert kinds == {".py", ".pyi", ".so", ".typed"}
     assert {name.partition("/")[0] for name in held if ".dist-info/" not in name} == {"pyserve", "pyserve_workers"}
@@ -72,7 +76,7 @@ def test_the_wheel_holds_what_runs_and_nothing_else(packages: Path) -> None:
 def test_the_sdist_holds_what_builds(packages: Path) -> None:
     (sdist,) = packages.glob("*.tar.gz")
     held = names(sdist)
-    sources = [path for kind in ("pyx", "pxd", "pyi", "h", "c", "py") for path in ROOT.glob(f"*/pyserve*/*.{kind}")]
+    sources = [path for kind in ("pyx", "pxd", "pyi", "h", "c", "py") for path in ROOT.glob(f"*/pyserve*/**/*.{kind}")]
     assert {str(path.relative_to(ROOT)) for path in sources} <= held
     assert {"LICENSE", "README.md", "CHANGELOG.md", "Makefile", "deploy/systemd/pyserve.service"} <= held
     assert not [name for name in held if name.endswith((".so", ".pyc", ".sqlite3"))]
@@ -89,7 +93,7 @@ def test_the_wheel_says_what_it_is(packages: Path) -> None:
     assert sorted(line.split()[1].partition(">")[0] for line in required) == ["click", "setproctitle"]
     points = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     assert "pyserve = pyserve.__main__:main" in points
-    assert "sync = pyserve_workers.sync:SyncWorker" in points
+    assert "sync = pyserve_workers.classes.sync:SyncWorker" in points
 
 
 @pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
@@ -99,7 +103,7 @@ def test_it_installs_and_serves_in_a_clean_environment(packages: Path, venv: Pat
     site = tmp_path / "site"
     site.mkdir()
     (site / "hello.py").write_text(APP)
-    where = run(venv / "bin" / "python", "-c", "import pyserve.linux as n; print(n.__file__)", cwd=site)
+    where = run(venv / "bin" / "python", "-c", "import pyserve.system.linux as n; print(n.__file__)", cwd=site)
     assert where.startswith(str(venv))
     assert "pyserve" in run(venv / "bin" / "pyserve", "--version", cwd=site)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pyserve.accounts import become, group_id, ids_of, user_id
+from pyserve.system.accounts import become, group_id, ids_of, user_id
 
 ROOT = os.geteuid() == 0
 NUMBER_WITHOUT_AN_ENTRY = 54321

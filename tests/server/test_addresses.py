@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve.addresses import Address, descriptor, parse, tcp, unix
+from pyserve.config.addresses import Address, descriptor, parse, tcp, unix
 
 EXPECTED = "expected HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, unix:@NAME or fd://NUMBER"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pyserve
-from pyserve import alone
+from pyserve.app import alone
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import called
+from pyserve.system import called
 
 
 @pytest.fixture

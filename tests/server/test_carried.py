@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from pyserve import carried, rollout
-from pyserve.channel import Channel
-from pyserve.children import Pressure, WorkerProcess, Zygote
-from pyserve.config import Config, load
-from pyserve.controlsocket import ControlSocket
-from pyserve.handoff import HandoffQueue
-from pyserve.listeners import Listener
-from pyserve.log import Log
-from pyserve.logs import LogFiles
-from pyserve.recycling import Limits, Recycling
-from pyserve.rollout import Worker
-from pyserve.scoreboard import Scoreboard
-from pyserve.settings import BY_NAME
-from pyserve.stackfile import StackFile
+from pyserve.config.config import Config, load
+from pyserve.config.settings import BY_NAME
+from pyserve.ipc.channel import Channel
+from pyserve.ipc.handoff import HandoffQueue
+from pyserve.ipc.log import Log
+from pyserve.ipc.logs import LogFiles
+from pyserve.ipc.scoreboard import Scoreboard
+from pyserve.ipc.stackfile import StackFile
+from pyserve.master import carried
+from pyserve.master.children import Pressure, WorkerProcess, Zygote
+from pyserve.master.controlsocket import ControlSocket
+from pyserve.master.listeners import Listener
+from pyserve.master.recycling import Limits, Recycling
+from pyserve.rules import rollout
+from pyserve.rules.rollout import Worker
 
 
 def through(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import cgroups
+from pyserve.system import cgroups
 
 V1 = "5:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n1:name=systemd:/docker/1\n"
 

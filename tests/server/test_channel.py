@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyserve.channel import (
+from pyserve.ipc.channel import (
     DESCRIPTORS_LIMIT,
     FROM_WORKER,
     FROM_ZYGOTE,

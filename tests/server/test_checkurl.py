@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve.checkurl import CheckURL, is_good, parse, request, status
+from pyserve.config.checkurl import CheckURL, is_good, parse, request, status
 
 
 @pytest.mark.parametrize(

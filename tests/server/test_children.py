@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyserve.channel import Channel
-from pyserve.children import (
+from pyserve.ipc.channel import Channel
+from pyserve.ipc.scoreboard import Scoreboard
+from pyserve.master.children import (
     DUMPED,
     HEARD,
     INTERRUPT_GRACE,
@@ -25,9 +26,8 @@ from pyserve.children import (
     WorkerProcess,
     Zygote,
 )
-from pyserve.deaths import explain
-from pyserve.rollout import Worker
-from pyserve.scoreboard import Scoreboard
+from pyserve.master.deaths import explain
+from pyserve.rules.rollout import Worker
 
 # Pressure.
 

@@ -15,10 +15,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyserve import __version__, arguments, cli, gunicorn_habits, options
-from pyserve.config import Config
+from pyserve import __version__, cli
+from pyserve.config import arguments, gunicorn_habits, options
+from pyserve.config.config import Config
+from pyserve.config.settings import SECTIONS, SETTINGS
 from pyserve.errors import AppError, UsageError
-from pyserve.settings import SECTIONS, SETTINGS
 
 
 class FakeMaster(ModuleType):
@@ -322,11 +323,11 @@ def test_a_plain_start_imports_little(tmp_path: Path) -> None:
     program = (
         "import sys, os\n"
         "before = set(sys.modules)\n"
-        "from pyserve import arguments, cli, config\n"
+        "from pyserve import cli\nfrom pyserve.config import arguments, config\n"
         "given = arguments.plain(['shop:app', '-w', '4', '-b', ':8000', '-t', '60'])\n"
         "config.load(given, os.environ, os.getcwd())\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "pyserve.config" in result.stdout.split()
+    assert "pyserve.config.config" in result.stdout.split()
     assert heavy.isdisjoint(result.stdout.split())

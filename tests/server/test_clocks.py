@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [
     path
     for folder in ("server/pyserve", "workers/pyserve_workers")
-    for path in sorted((ROOT / folder).iterdir())
+    for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in (".py", ".pyx", ".pxd", ".h") or (path.suffix == ".c" and path.with_suffix(".h").exists())
 ]
 WALL = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\b|CLOCK_REALTIME|gettimeofday|\btime\((NULL|0|&)|\bclock_wall\b")

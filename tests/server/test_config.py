@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from pyserve import config, contradictions, cpus, lifecycle
-from pyserve.config import load, reload
+from pyserve.app import lifecycle
+from pyserve.config import config, contradictions
+from pyserve.config.config import load, reload
+from pyserve.config.settings import SETTINGS
 from pyserve.errors import ConfigError, PyserveError, UsageError
-from pyserve.settings import SETTINGS
+from pyserve.system import cpus
 
 CLI = {"app": "shop:app"}
 
@@ -568,13 +570,13 @@ def test_reload_refuses_to_lose_the_application(cwd: str) -> None:
 
 
 def test_more_connections_than_descriptors_is_worth_a_warning(cwd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyserve.linux.descriptor_limits", lambda: (1024, 4096))
+    monkeypatch.setattr("pyserve.system.linux.descriptor_limits", lambda: (1024, 4096))
     assert load(CLI, {}, cwd).limit_connections == 1952
     assert load({**CLI, "limit_connections": "1952"}, {}, cwd).warnings == []
     (warning,) = load({**CLI, "limit_connections": "5000"}, {}, cwd).warnings
     assert warning.startswith(
         "limit_connections = 5000 (--limit-connections) may need 10192 descriptors, and a worker may open 4096: "
     )
-    monkeypatch.setattr("pyserve.linux.descriptor_limits", lambda: (1024, 1 << 30))
+    monkeypatch.setattr("pyserve.system.linux.descriptor_limits", lambda: (1024, 1 << 30))
     assert load(CLI, {}, cwd).limit_connections == 32672
     assert load({**CLI, "limit_connections": "500000"}, {}, cwd).warnings == []

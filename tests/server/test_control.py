@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pyserve import control
-from pyserve.commands import ALL, change, outcome
-from pyserve.control import ASKING_LIMIT, OUTBOX_LIMIT, TAKING_LIMIT, Client, RequestError, parse
-from pyserve.rollout import DRAINING, PREPARING, ROLLING, SERVING, SOAKING, STABLE, STOPPING, Plan, State, Worker
+from pyserve.control import control
+from pyserve.control.commands import ALL, change, outcome
+from pyserve.control.control import ASKING_LIMIT, OUTBOX_LIMIT, TAKING_LIMIT, Client, RequestError, parse
+from pyserve.rules.rollout import DRAINING, PREPARING, ROLLING, SERVING, SOAKING, STABLE, STOPPING, Plan, State, Worker
 
 NOW = 1000.0
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pyserve.controlsocket import ControlSocket, ForbiddenError
 from pyserve.errors import BindError, ExitCode
-from pyserve.socketfile import credentials
+from pyserve.master.controlsocket import ControlSocket, ForbiddenError
+from pyserve.system.socketfile import credentials
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_client_of_the_same_user_is_accepted_and_known(path: Path) -> None:
 
 def test_a_client_of_another_user_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     control = ControlSocket.listen(str(path))
-    monkeypatch.setattr("pyserve.controlsocket.credentials", lambda _: (4711, os.geteuid() + 1))
+    monkeypatch.setattr("pyserve.master.controlsocket.credentials", lambda _: (4711, os.geteuid() + 1))
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         with pytest.raises(ForbiddenError, match="pid 4711 of uid"):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pyserve import cpus
+from pyserve.system import cpus
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pyserve.children import END
-from pyserve.deaths import MEMORY, NOT_MEMORY, SOMEBODY, explain, loss, signal_name, unexplained_kill
+from pyserve.master.children import END
+from pyserve.master.deaths import MEMORY, NOT_MEMORY, SOMEBODY, explain, loss, signal_name, unexplained_kill
 
 
 def exited(code: int) -> int:

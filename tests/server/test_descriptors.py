@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from pyserve import descriptors, linux
+from pyserve.system import descriptors, linux
 
 
 @pytest.mark.parametrize("limit", [256, 1024, 4096, 20_000, 65_536, 1_048_576])

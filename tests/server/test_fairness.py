@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pyserve.fairness import CLOSELY, LATELY, LONG, SELDOM, USUALLY, Fairness, Load, to_relieve
-from pyserve.scoreboard import Scoreboard, Slot
+from pyserve.ipc.scoreboard import Scoreboard, Slot
+from pyserve.master.fairness import CLOSELY, LATELY, LONG, SELDOM, USUALLY, Fairness, Load, to_relieve
 
 NOW = 100.0
 

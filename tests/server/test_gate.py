@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pyserve.gate import (
+from pyserve.rules.gate import (
     BUSY,
     DRAINING,
     HELD,

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import pyserve_workers
-from pyserve import handoff, listeners, rollout
-from pyserve.handoff import IDLE, LABEL, PARCEL_FORMAT, HandoffQueue, takers
+from pyserve.ipc import handoff
+from pyserve.ipc.handoff import IDLE, LABEL, PARCEL_FORMAT, HandoffQueue, takers
+from pyserve.master import listeners
+from pyserve.rules import rollout
 from support.processes import wait_for
 
 Worker = rollout.Worker
@@ -93,7 +95,7 @@ def test_who_has_asked_for_something_is_answered_in_the_end(queue: HandoffQueue)
 
 def test_the_label_is_as_long_as_the_workers_make_it() -> None:
     """parcel.h has the struct; its fields leave no gap."""
-    header = (Path(pyserve_workers.__path__[0]) / "parcel.h").read_text()
+    header = (Path(pyserve_workers.__path__[0]) / "native" / "parcel.h").read_text()
     struct = header[header.index("typedef struct {") : header.index("} parcel_label;")]
     fields = re.findall(r"uint(\d+)_t (\w+);", struct)
     letters = {"8": "B", "16": "H", "32": "I", "64": "Q"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import journal
-from pyserve.log import Log, open_log
+from pyserve.ipc import journal
+from pyserve.ipc.log import Log, open_log
 
 
 @contextlib.contextmanager

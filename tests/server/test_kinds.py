@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyserve.kinds import (
+from pyserve.config.kinds import (
     Account,
     Bind,
     CheckURL,

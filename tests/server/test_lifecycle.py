@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import pyserve
-from pyserve import lifecycle
+from pyserve.app import lifecycle
+from pyserve.app.lifecycle import HookFailedError, close, has, run_start, run_stop
 from pyserve.errors import HookTimeout
-from pyserve.lifecycle import HookFailedError, close, has, run_start, run_stop
 
 
 @pytest.fixture(autouse=True)

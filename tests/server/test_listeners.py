@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pyserve.errors import BindError, ExitCode
-from pyserve.linux import drop_new_handshakes
-from pyserve.listeners import Listener, adopt, handshakes_under_way, holder_of, open_all
+from pyserve.master.listeners import Listener, adopt, handshakes_under_way, holder_of, open_all
+from pyserve.system.linux import drop_new_handshakes
 from support.processes import wait_for
 
 NOBODY = 65534

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pyserve.errors import ConfigError
-from pyserve.log import ErrorStream, Log, open_log, open_stream
+from pyserve.ipc.log import ErrorStream, Log, open_log, open_stream
 
 RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4} (debug|info |warn |error|crit |app  ) \S")
 NOW = 1_800_000_000.1239

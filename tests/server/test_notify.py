@@ -1,4 +1,4 @@
-"""pyserve.notify against a real datagram socket."""
+"""pyserve.system.notify against a real datagram socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyserve.notify import Notifier, listen_fds
+from pyserve.system.notify import Notifier, listen_fds
 
 
 class Manager:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve.oom import FRESH, OomKills, candidates, counted
+from pyserve.system.oom import FRESH, OomKills, candidates, counted
 
 V2 = "low 0\nhigh 0\nmax 814\noom 3\noom_kill {}\noom_group_kill 0\n"
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pyserve import linux, rollout
-from pyserve.children import WorkerProcess, Zygote
-from pyserve.orphans import Orphans, adopted, is_copy
+from pyserve.master.children import WorkerProcess, Zygote
+from pyserve.master.orphans import Orphans, adopted, is_copy
+from pyserve.rules import rollout
+from pyserve.system import linux
 from support.processes import wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the timer of pytest-timeout is a thread

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pyserve import pidfds
+from pyserve.system import pidfds
 from support.processes import wait_for
 
 WAYS = ["pidfd", "pid"]

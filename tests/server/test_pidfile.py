@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyserve.errors import ConfigError, ExitCode
-from pyserve.pidfile import Pidfile
+from pyserve.master.pidfile import Pidfile
 
 ENDED = 2**22 + 1  # above the highest pid that Linux gives
 
@@ -100,7 +100,7 @@ def test_a_number_that_is_somebody_elses_by_now_is_overruled(path: Path, younger
 
 OWNER = """
 import sys
-from pyserve.pidfile import Pidfile
+from pyserve.master.pidfile import Pidfile
 Pidfile(sys.argv[1]).write()
 print(flush=True)
 sys.stdin.read()

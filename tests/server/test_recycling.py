@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyserve.recycling import LIFETIME_JITTER, Limits, draw, is_runaway, resident, worn_by
+from pyserve.master.recycling import LIFETIME_JITTER, Limits, draw, is_runaway, resident, worn_by
 
 MIB = 1 << 20
 

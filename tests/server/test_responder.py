@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve import rollout
-from pyserve.responder import PATIENCE, nobody_serves, worth_saying
+from pyserve.master.responder import PATIENCE, nobody_serves, worth_saying
+from pyserve.rules import rollout
 
 SERVING = rollout.Worker(1, 0, 1, rollout.SERVING)
 BOOTING = rollout.Worker(2, 0, 1, rollout.BOOTING)

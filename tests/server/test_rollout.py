@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyserve import rollout
-from pyserve.rollout import (
+from pyserve.rules import rollout
+from pyserve.rules.rollout import (
     BOOTING,
     CANARY,
     PREPARING,

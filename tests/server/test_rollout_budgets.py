@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve.rollout import (
+from pyserve.rules.rollout import (
     CANARY,
     CHECKING,
     PREPARING,

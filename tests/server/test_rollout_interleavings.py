@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pyserve import rollout
-from pyserve.rollout import (
+from pyserve.rules import rollout
+from pyserve.rules.rollout import (
     BOOTING,
     CHECKING,
     DRAINING,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyserve.rollout import (
+from pyserve.rules.rollout import (
     SOAKING,
     Drain,
     Go,

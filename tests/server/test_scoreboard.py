@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import pyserve.scoreboard
-from pyserve.scoreboard import (
+import pyserve.ipc.scoreboard
+from pyserve.ipc.scoreboard import (
     FIELDS,
     LATENCY_BUCKETS,
     OFFSETS,
@@ -23,7 +23,7 @@ from pyserve.scoreboard import (
     free_slot,
 )
 
-HEADER = Path(pyserve.scoreboard.__file__).with_name("scoreboard.h")
+HEADER = Path(pyserve.ipc.scoreboard.__file__).with_name("scoreboard.h")
 LARGEST = 2**64 - 1
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import settings_page
-from pyserve.config import Config
-from pyserve.settings import BY_NAME, SECTIONS, SETTINGS, Setting
+from pyserve.config import settings_page
+from pyserve.config.config import Config
+from pyserve.config.settings import BY_NAME, SECTIONS, SETTINGS, Setting
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def test_a_default_is_found_or_is_a_value_that_can_be_given(setting: Setting) ->
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:
-    """Write it with: python -m pyserve.settings_page > docs/settings.md."""
+    """Write it with: python -m pyserve.config.settings_page > docs/settings.md."""
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == settings_page.page()
 
 

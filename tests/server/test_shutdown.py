@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyserve.ending import last_words
-from pyserve.shutdown import (
+from pyserve.master.ending import last_words
+from pyserve.rules.shutdown import (
     CLOSED,
     CUTTING,
     DELAYING,

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import socketfile
-from pyserve.controlsocket import ControlSocket
 from pyserve.errors import BindError, ConfigError
-from pyserve.listeners import Listener, open_all
-from pyserve.pidfile import Pidfile
+from pyserve.master.controlsocket import ControlSocket
+from pyserve.master.listeners import Listener, open_all
+from pyserve.master.pidfile import Pidfile
+from pyserve.system import socketfile
 from support.attacker import NOBODY, Attacker, open_folder, watched
 
 MODE = 0o660

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve import status
-from pyserve.rollout import DRAINING, SERVING, Worker
-from pyserve.scoreboard import SLOT_SIZE, Slot
+from pyserve.control import status
+from pyserve.ipc.scoreboard import SLOT_SIZE, Slot
+from pyserve.rules.rollout import DRAINING, SERVING, Worker
 
 
 @pytest.mark.parametrize("leaving, state", [("", SERVING), ("SIGTERM", DRAINING)])

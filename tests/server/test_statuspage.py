@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve import status, statuspage
-from pyserve.rollout import DRAINING, READY, ROLLING, SERVING, SOAKING, Generation, Plan, State, Worker
-from pyserve.scoreboard import OFFSETS, SLOT_SIZE, Slot
+from pyserve.control import status, statuspage
+from pyserve.ipc.scoreboard import OFFSETS, SLOT_SIZE, Slot
+from pyserve.rules.rollout import DRAINING, READY, ROLLING, SERVING, SOAKING, Generation, Plan, State, Worker
 
 NOW = 100_000_000_000  # ns
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyserve.suspects import REMEMBERED, Suspects
+from pyserve.rules.suspects import REMEMBERED, Suspects
 
 
 def test_a_line_is_named_at_its_second_crash_and_once_a_minute() -> None:

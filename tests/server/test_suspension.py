@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve.suspension import SLACK, Suspension
+from pyserve.system.suspension import SLACK, Suspension
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import trust
-from pyserve.config import Config, load
+from pyserve.config.config import Config, load
 from pyserve.errors import ConfigError
-from pyserve.trust import CODE, CONFIGURATION, LOG, ONLY_ROOT, THIRD, WORKERS, Account, rank, remedy, verdict, who
-from pyserve.way import Entry, on_the_way, only_ours, way, with_access_list
+from pyserve.system import trust
+from pyserve.system.trust import (
+    CODE,
+    CONFIGURATION,
+    LOG,
+    ONLY_ROOT,
+    THIRD,
+    WORKERS,
+    Account,
+    rank,
+    remedy,
+    verdict,
+    who,
+)
+from pyserve.system.way import Entry, on_the_way, only_ours, way, with_access_list
 from support.attacker import NOBODY, open_folder
 
 ROOT, WWW, DEPLOY, SYSLOG = 0, 33, 1000, 104
@@ -241,7 +253,7 @@ def test_a_folder_of_the_workers_is_refused_if_a_file_in_it_counts(folder: Path,
 @root
 def test_a_file_that_takes_the_user_away_is_not_asked(folder: Path) -> None:
     """At a reload: it once was read first, and then there was nobody to be careful of."""
-    from pyserve.config import reload
+    from pyserve.config.config import reload
 
     file = folder / "pyserve.toml"
     file.write_text('app = "shop:app"\nuser = "nobody"\n')
@@ -286,7 +298,7 @@ def test_a_user_who_is_gone_is_said(folder: Path, monkeypatch: pytest.MonkeyPatc
     def gone(*_: object) -> None:
         raise KeyError
 
-    monkeypatch.setattr("pyserve.trust.ids_of", gone)
+    monkeypatch.setattr("pyserve.system.trust.ids_of", gone)
     with pytest.raises(ConfigError, match="user nobody, group None: one of them is not there any more"):
         configuration(folder)
 
@@ -300,7 +312,8 @@ def test_who_is_not_root_is_not_careful(folder: Path, monkeypatch: pytest.Monkey
 
 SAY = """
 import sys
-from pyserve import config, trust
+from pyserve.config import config
+from pyserve.system import trust
 for line in trust.warnings(config.load({"app": "shop:app", "user": "nobody"}, {}, sys.argv[1])):
     print(line)
 """

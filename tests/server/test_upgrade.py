@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import takeover, upgrade
-from pyserve.belongings import Belongings
-from pyserve.carried import descriptors
-from pyserve.config import load
-from pyserve.handoff import HandoffQueue
-from pyserve.logs import LogFiles
-from pyserve.master import SIGNALS, Master
-from pyserve.rollout import STABLE, Generation
-from pyserve.scoreboard import Scoreboard
+from pyserve import takeover
+from pyserve.config.config import load
+from pyserve.ipc.handoff import HandoffQueue
+from pyserve.ipc.logs import LogFiles
+from pyserve.ipc.scoreboard import Scoreboard
+from pyserve.master import upgrade
+from pyserve.master.belongings import Belongings
+from pyserve.master.carried import descriptors
+from pyserve.master.master import SIGNALS, Master
+from pyserve.rules.rollout import STABLE, Generation
 
 
 @pytest.fixture
@@ -157,6 +158,6 @@ def test_an_old_version_would_refuse_the_proof(capsys: pytest.CaptureFixture[str
 
 def test_the_literals_of_the_launcher() -> None:
     """It does not import the module that has the names."""
-    text = (Path(upgrade.__file__).parent / "__main__.py").read_text()
+    text = (Path(upgrade.__file__).parents[1] / "__main__.py").read_text()
     assert f'"{upgrade.PROVE}"' in text
     assert f'"{upgrade.VARIABLE}"' in text

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pyserve import called, zygotes
-from pyserve.channel import Channel
-from pyserve.zygotes import interpreter_options
+from pyserve.ipc.channel import Channel
+from pyserve.master import zygotes
+from pyserve.master.zygotes import interpreter_options
+from pyserve.system import called
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,8 @@ def test_zygote_gets_its_channel_and_little_else(monkeypatch: pytest.MonkeyPatch
 
 EARLY = """
 import json, os, sys
-from pyserve import called, zygotes
+from pyserve.system import called
+from pyserve.master import zygotes
 if zygotes.fork_early():
     exec(zygotes.PROGRAM)
     os._exit(0)
@@ -130,7 +132,7 @@ if zygotes.fork_early():
 
 def run_early(then: str, **environ: str) -> Any:
     """What a program prints that forks an early zygote (with the telling program in its place), then does something."""
-    program = f"from pyserve import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n" + EARLY.format(then=then)
+    program = f"from pyserve.master import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n" + EARLY.format(then=then)
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **environ}, capture_output=True, text=True, timeout=60
     )
@@ -170,7 +172,7 @@ def test_early_zygote_is_only_forked_where_nobody_was_before(before: str, forks:
         then=f"early = zygotes._early is not None\n{told}"
     )
     done = subprocess.run(
-        [sys.executable, "-c", f"from pyserve import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n{program}"],
+        [sys.executable, "-c", f"from pyserve.master import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n{program}"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert json.loads(done.stdout) is forks, done.stderr

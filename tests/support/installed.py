@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pyserve
@@ -17,10 +19,9 @@ class Installed:
         self.folder = folder
         self.environ = {"PYTHONPATH": str(folder)}
         for package in PACKAGES:
-            (folder / package.name).mkdir(parents=True)
-            for file in package.iterdir():
-                if file.name != "__pycache__":
-                    (folder / package.name / file.name).symlink_to(file)
+            shutil.copytree(
+                package, folder / package.name, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
+            )
 
     def replace(self, name: str, old: str, new: str) -> None:
         """Change ``"pyserve/cli.py"`` or another file; processes that run still have the old one."""
@@ -33,7 +34,7 @@ class Installed:
     def restore(self, name: str) -> None:
         path = self.folder / name
         path.unlink()
-        path.symlink_to(next(package / path.name for package in PACKAGES if package.name == path.parent.name))
+        path.symlink_to(next(package.parent / name for package in PACKAGES if name.startswith(f"{package.name}/")))
 
     def release(self, version: str) -> None:
         self.replace("pyserve/__init__.py", "__version__ = ", f'__version__ = "{version}"\n_before = ')

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyserve.rollout import (
+from pyserve.rules.rollout import (
     BACKOFF_LIMIT,
     BOOTING,
     CANARY,

@@ -208,7 +208,7 @@ class Refusal(NamedTuple):
     why: str
 
 
-# By the names of the parser's errors (workers/pyserve_workers/http1.h).
+# By the names of the parser's errors (workers/pyserve_workers/http1/http1.h).
 REFUSED: dict[str, Refusal] = {
     "BARE_LF": Refusal(
         has_bare_lf,

@@ -12,11 +12,11 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pyserve.scoreboard import SLOT_SIZE
-from pyserve_workers.accepting import accept
-from pyserve_workers.accesslog import AccessLog
-from pyserve_workers.connection import Connection, Context
-from pyserve_workers.crowd import expired
+from pyserve.ipc.scoreboard import SLOT_SIZE
+from pyserve_workers.native.accepting import accept
+from pyserve_workers.native.accesslog import AccessLog
+from pyserve_workers.native.connection import Connection, Context
+from pyserve_workers.native.crowd import expired
 from wire import ways
 
 if TYPE_CHECKING:

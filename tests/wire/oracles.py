@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import h11
 import httptools
 
-from pyserve_workers.parser import Head
+from pyserve_workers.http1.parser import Head
 from wire.parser_ways import chunked, head
 
 Fields = list[tuple[bytes, bytes]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from pyserve_workers.parser import Body, Head, Memory, ParseError, decode_chunked, parse_head
+from pyserve_workers.http1.parser import Body, Head, Memory, ParseError, decode_chunked, parse_head
 
 T = TypeVar("T")
 

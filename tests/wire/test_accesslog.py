@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyserve.errors import ConfigError
-from pyserve_workers.accesslog import AccessLog
+from pyserve_workers.native.accesslog import AccessLog
 from support.processes import wait_for
 from wire.loop import Server
 

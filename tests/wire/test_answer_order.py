@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pyserve_workers.connection import FLUSH, RUNNING
+from pyserve_workers.native.connection import FLUSH, RUNNING
 from support import WORKER_CLASSES
 from wire import ways
 from wire.loop import Client, Server, eventually

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyserve_workers.connection import FLUSH
+from pyserve_workers.native.connection import FLUSH
 from wire.loop import Client, Server, eventually, small_window
 
 pytestmark = pytest.mark.usefixtures("way")

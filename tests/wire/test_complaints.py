@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyserve.scoreboard import Slot
+from pyserve.ipc.scoreboard import Slot
 from wire.loop import Client, Server, eventually, small_window
 
 pytestmark = pytest.mark.usefixtures("way")

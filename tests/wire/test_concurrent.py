@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from pyserve.scoreboard import OFFSETS, REQUEST_LINES, Slot
-from pyserve_workers.accesslog import AccessLog
-from pyserve_workers.connection import BUSY, CLOSED, REQUEST, RUNNING, WANT_READ, Connection
-from pyserve_workers.context import Context
-from pyserve_workers.crowd import overdue
+from pyserve.ipc.scoreboard import OFFSETS, REQUEST_LINES, Slot
+from pyserve_workers.native.accesslog import AccessLog
+from pyserve_workers.native.connection import BUSY, CLOSED, REQUEST, RUNNING, WANT_READ, Connection
+from pyserve_workers.native.context import Context
+from pyserve_workers.native.crowd import overdue
 from wire.loop import PATIENCE, Server
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyserve_workers.connection import Connection
+from pyserve_workers.native.connection import Connection
 from wire.loop import PATIENCE, Client, Server, eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyserve_workers.parser import Head
+from pyserve_workers.http1.parser import Head
 from wire.choices import REFUSED, TAKEN, refusals, without_liberties
 from wire.oracles import Answer, Reading, by_h11, by_llhttp, ours
 from wire.parser_ways import head

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from pyserve_workers.trust import TrustedPeers
+from pyserve_workers.native.trust import TrustedPeers
 from wire.loop import Client, Server
 
 pytestmark = pytest.mark.usefixtures("way")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pyserve_workers.connection import REQUEST, Connection
-from pyserve_workers.context import Context
+from pyserve_workers.native.connection import REQUEST, Connection
+from pyserve_workers.native.context import Context
 from wire.loop import PATIENCE, Server, eventually
 
 GET = b"GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from pyserve.scoreboard import SLOT_SIZE, Slot
-from pyserve_workers.connection import HELD, Connection, Context
-from pyserve_workers.loop import Listener
-from pyserve_workers.parcel import LostError, can_travel, receive, send, travellers
+from pyserve.ipc.scoreboard import SLOT_SIZE, Slot
+from pyserve_workers.classes.loop import Listener
+from pyserve_workers.native.connection import HELD, Connection, Context
+from pyserve_workers.native.parcel import LostError, can_travel, receive, send, travellers
 from wire.loop import PATIENCE, SETTINGS, MemoryLog
 
 REQUESTS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve_workers import parser
-from pyserve_workers.parser import Body
+from pyserve_workers.http1 import parser
+from pyserve_workers.http1.parser import Body
 from wire.parser_ways import chunked, chunked_in_every_way
 
 

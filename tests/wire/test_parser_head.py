@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyserve_workers.parser import Head
+from pyserve_workers.http1.parser import Head
 from wire.parser_ways import head, head_in_every_way
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pyserve_workers import parser
+from pyserve_workers.http1 import parser
 from wire.parser_ways import chunked_in_every_way, head_in_every_way
 
 ROOT = Path(__file__).parent.parent.parent
-NATIVE = ROOT / "workers" / "pyserve_workers"
+NATIVE = ROOT / "workers" / "pyserve_workers" / "http1"
 SOURCES = [NATIVE / name for name in ("http1.c", "h1_values.c", "h1_memory.c", "h1_chunked.c")]
 FUZZ = ROOT / "tests" / "fuzz"
 COMPILER = os.environ.get("CC", "cc")
@@ -27,7 +27,16 @@ def corpus(target: str) -> list[Path]:
 
 
 def build(program: Path, *sources: Path, flags: tuple[str, ...] = ()) -> Path:
-    options = ["-std=c17", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", *flags]
+    options = [
+        "-std=c17",
+        "-D_DEFAULT_SOURCE",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        f"-I{NATIVE}",
+        f"-I{NATIVE.parent / 'native'}",
+        *flags,
+    ]
     subprocess.run([COMPILER, *options, *sources, *SOURCES, "-o", program], check=True)
     return program
 

@@ -6,7 +6,7 @@ import h11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyserve_workers.parser import Body, Head, Memory
+from pyserve_workers.http1.parser import Body, Head, Memory
 from wire.parser_ways import chunked, head
 
 # Pieces of heads and bodies, so that generated data is often nearly right.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyserve_workers import parser
+from pyserve_workers.http1 import parser
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -122,7 +122,7 @@ CLASSES = {
 
 
 def test_byte_classes() -> None:
-    source = (ROOT / "workers" / "pyserve_workers" / "h1_tables.h").read_text()
+    source = (ROOT / "workers" / "pyserve_workers" / "http1" / "h1_tables.h").read_text()
     bits = {name: int(bit) for name, bit in re.findall(r"(H1_\w+) = (\d+),", source)}
     table = [int(entry) for entry in re.findall(r"\d+", source.split("h1_class[256] = {")[1].split("}")[0])]
     assert bits.keys() == CLASSES.keys()

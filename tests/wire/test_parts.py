@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyserve_workers.response import PHRASES  # type: ignore[import-not-found]
+from pyserve_workers.native.response import PHRASES  # type: ignore[import-not-found]
 
-from pyserve.scoreboard import Slot
-from pyserve_workers.accepting import accept
-from pyserve_workers.connection import (
+from pyserve.ipc.scoreboard import Slot
+from pyserve_workers.native.accepting import accept
+from pyserve_workers.native.connection import (
     CLOSED,
     FLUSH,
     IDLE,
@@ -26,7 +26,7 @@ from pyserve_workers.connection import (
     WANT_WRITE,
     Connection,
 )
-from pyserve_workers.crowd import expired, idle_longest
+from pyserve_workers.native.crowd import expired, idle_longest
 from wire.apps import simple
 from wire.loop import Server
 
@@ -204,7 +204,7 @@ def test_accept_says_what_the_system_refuses() -> None:
 
 
 def test_every_refusal_has_a_phrase() -> None:
-    header = (Path(__file__).parents[2] / "workers" / "pyserve_workers" / "http1.h").read_text()
+    header = (Path(__file__).parents[2] / "workers" / "pyserve_workers" / "http1" / "http1.h").read_text()
     statuses = {int(status) for status in re.findall(r"X\(\d+, \w+, (\d+),", header)}
     assert statuses <= set(PHRASES)
 

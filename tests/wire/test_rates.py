@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pyserve_workers.crowd import put_off
+from pyserve_workers.native.crowd import put_off
 from wire.loop import Client, Server, eventually, small_window
 
 pytestmark = pytest.mark.usefixtures("way")

@@ -11,8 +11,8 @@ import pytest
 
 import pyserve
 from pyserve.errors import ClientGone
-from pyserve.scoreboard import FIELDS, LATENCY_BUCKETS, REQUEST_LINE, REQUEST_LINES, SLOT_SIZE, WORD, Slot
-from pyserve_workers.connection import Context
+from pyserve.ipc.scoreboard import FIELDS, LATENCY_BUCKETS, REQUEST_LINE, REQUEST_LINES, SLOT_SIZE, WORD, Slot
+from pyserve_workers.native.connection import Context
 from wire.loop import Server, eventually
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -119,7 +119,7 @@ def test_a_slot_that_is_too_small_is_refused() -> None:
 
 
 def test_the_header_has_the_same_table() -> None:
-    header = (Path(pyserve.__file__).parent / "scoreboard.h").read_text()
+    header = (Path(pyserve.__file__).parent / "ipc" / "scoreboard.h").read_text()
     body = header[header.index("typedef struct {") : header.index("} pyserve_slot;")]
     names = re.findall(r"^    (?:uint64_t|char) (\w+)", body, re.MULTILINE)
     assert names == [name for name, _ in FIELDS]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyserve.scoreboard import Slot
+from pyserve.ipc.scoreboard import Slot
 from wire.loop import PATIENCE, Client, Server, eventually, small_window
 from wire.test_buffer_memory import spool_files
 

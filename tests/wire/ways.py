@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from select import EPOLLET, EPOLLIN, EPOLLRDHUP
 from typing import TYPE_CHECKING, Any
 
-from pyserve_workers.connection import BUSY, REQUEST, WANT_READ, Connection
+from pyserve_workers.native.connection import BUSY, REQUEST, WANT_READ, Connection
 
 if TYPE_CHECKING:
     from wire.loop import Server
@@ -45,8 +45,8 @@ class Gevent:
         import gevent
         from gevent.event import Event
 
-        from pyserve_workers.geventworker import wait_writable
-        from pyserve_workers.greenlets import Pool
+        from pyserve_workers.classes.geventworker import wait_writable
+        from pyserve_workers.classes.greenlets import Pool
 
         if server.context.wait_writable is None:
             server.context.wait_writable = wait_writable

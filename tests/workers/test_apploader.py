@@ -14,7 +14,7 @@ import pytest
 import pyserve
 import pyserve_workers
 from pyserve.errors import AppError, ExitCode
-from pyserve_workers import apploader
+from pyserve_workers.life import apploader
 
 APP = """
 def {name}(environ, start_response):
@@ -335,7 +335,7 @@ def test_an_interrupt_passes_through(project: Project) -> None:
 def test_a_good_spec_imports_nothing_slow(project: Project) -> None:
     """The start path: what only an error or a factory needs must not be imported for a plain app."""
     project.write("myapp.py", APP.format(name="app"))
-    program = "import sys; from pyserve_workers import apploader; apploader.load('myapp'); print(*sys.modules)"
+    program = "import sys; from pyserve_workers.life import apploader; apploader.load('myapp'); print(*sys.modules)"
     # Without the site module, whose .pth files may import anything.
     roots = [str(project.root), *(str(Path(str(module.__file__)).parents[1]) for module in (pyserve, pyserve_workers))]
     command = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {roots!r}; {program}"]

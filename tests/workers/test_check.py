@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pyserve.log import Log
-from pyserve_workers.check import MOST_SAID, Check
-from pyserve_workers.worker import Worker
+from pyserve.ipc.log import Log
+from pyserve_workers.life.check import MOST_SAID, Check
+from pyserve_workers.life.worker import Worker
 
 
 @pytest.fixture

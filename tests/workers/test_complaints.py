@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pyserve_workers.complaints import EVERY, MOST, Complaints, client_of
+from pyserve_workers.native.complaints import EVERY, MOST, Complaints, client_of
 from wire.loop import MemoryLog
 
 BAD = "refused with 400: bad"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyserve_workers.failure import describe
+from pyserve_workers.native.failure import describe
 from support import Server, serve
 
 

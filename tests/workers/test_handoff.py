@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from pyserve import listeners
-from pyserve.descriptors import RESERVE
-from pyserve.handoff import HandoffQueue
-from pyserve.scoreboard import Scoreboard
-from pyserve_workers import handoff
-from pyserve_workers.connection import Connection, Context
-from pyserve_workers.handoff import BATCH, Handoff
-from pyserve_workers.loop import Listener
-from pyserve_workers.shedding import Shedding
+from pyserve.ipc.handoff import HandoffQueue
+from pyserve.ipc.scoreboard import Scoreboard
+from pyserve.master import listeners
+from pyserve.system.descriptors import RESERVE
+from pyserve_workers.classes import handoff
+from pyserve_workers.classes.handoff import BATCH, Handoff
+from pyserve_workers.classes.loop import Listener
+from pyserve_workers.classes.shedding import Shedding
+from pyserve_workers.native.connection import Connection, Context
 from support.processes import GENEROUS
 from wire.loop import SETTINGS, MemoryLog
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyserve_workers.losses import AccessLosses
+from pyserve_workers.native.losses import AccessLosses
 
 
 class Warnings(list[str]):

@@ -8,8 +8,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyserve_workers.pace import LEAST, MOST, Pace
-from pyserve_workers.pulse import Pulse
+from pyserve_workers.classes.pace import LEAST, MOST, Pace
+from pyserve_workers.classes.pulse import Pulse
 
 
 def hand_out(pace: Pace) -> int:

@@ -16,7 +16,7 @@ import pytest
 from support import serve
 
 AUDIT = """
-from pyserve_workers.audit import Audit
+from pyserve_workers.life.audit import Audit
 {before}
 with Audit() as audit:
 {code}
@@ -247,7 +247,7 @@ def test_workers_of_one_import_draw_their_own_random_numbers(tmp_path: Path) -> 
 
 def test_numpys_global_generator() -> None:
     numpy_random = pytest.importorskip("numpy.random")
-    from pyserve_workers.randomness import reseed
+    from pyserve_workers.life.randomness import reseed
 
     numpy_random.seed(1)
     expected = numpy_random.random()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pyserve.descriptors import RESERVE
-from pyserve_workers import shedding
-from pyserve_workers.shedding import QUIET, Shedding, Shortage
+from pyserve.system.descriptors import RESERVE
+from pyserve_workers.classes import shedding
+from pyserve_workers.classes.shedding import QUIET, Shedding, Shortage
 
 
 class Log:

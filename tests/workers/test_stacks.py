@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import FrameType, SimpleNamespace
 
-from pyserve_workers.sync import SyncWorker
+from pyserve_workers.classes.sync import SyncWorker
 
 
 class Half(SyncWorker):

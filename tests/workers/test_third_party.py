@@ -74,7 +74,7 @@ def test_it_serves_reloads_times_out_and_drains(site: Path, tmp_path: Path) -> N
 PLAIN = """
 import os, select, socket
 
-from pyserve_workers.worker import Worker
+from pyserve_workers.life.worker import Worker
 
 
 class PlainWorker(Worker):

@@ -46,7 +46,7 @@ class Threaded:
 
     def says(self, name: str) -> int:
         """A field of the one worker's slot of the scoreboard."""
-        from pyserve.scoreboard import SLOTS, Scoreboard
+        from pyserve.ipc.scoreboard import SLOTS, Scoreboard
 
         folder = f"/proc/{self.server.pid}/fd"
         for fd in os.listdir(folder):

@@ -1,0 +1,1 @@
+"""Between master, zygotes and workers: messages, the scoreboard, logs."""

@@ -1,0 +1,1 @@
+"""The master process: it owns the port and looks after all others."""

@@ -1,0 +1,1 @@
+"""What is decided, and nothing done: states, events and what follows from them."""

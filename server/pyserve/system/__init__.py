@@ -1,0 +1,1 @@
+"""The kernel's and the machine's: descriptors, processes, accounts, paths."""

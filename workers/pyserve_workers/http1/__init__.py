@@ -1,0 +1,1 @@
+"""The parser of HTTP/1.1, in plain C."""

@@ -1,0 +1,1 @@
+"""One connection's life, from its bytes to the app and back."""

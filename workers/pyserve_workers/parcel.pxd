@@ -1,5 +1,0 @@
-from pyserve_workers.connection cimport Connection
-
-
-cdef bint may_travel(Connection connection) noexcept
-cpdef int send(int queue, Connection connection, list listeners) except -1
