@@ -67,10 +67,10 @@ def print_config(current: Config) -> int:
 
 def check_config(current: Config) -> int:
     """Load the application as serving would, in processes of its own, and say whether all is well."""
+    from pyserve.config import trust
     from pyserve.launch import check
-    from pyserve.system import trust
 
-    tell_warnings((*current.warnings, *trust.warnings(current)))
+    tell_warnings((*current.warnings, *trust.warnings(current.file, current.user, current.group)))
     check(current)
     say("configuration and app are fine")
     return ExitCode.OK

@@ -13,10 +13,10 @@ import pytest
 
 from pyserve.ipc.channel import Channel
 from pyserve.ipc.scoreboard import Scoreboard
+from pyserve.ipc.signals import INTERRUPT_GRACE
 from pyserve.master.children import (
     DUMPED,
     HEARD,
-    INTERRUPT_GRACE,
     INTERRUPTED,
     KILL_AFTER_DUMP,
     KILLED,

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pyserve.master.children import END
+from pyserve.ipc.signals import END
 from pyserve.master.deaths import MEMORY, NOT_MEMORY, SOMEBODY, explain, loss, signal_name, unexplained_kill
 
 

@@ -15,9 +15,10 @@ import pytest
 
 import pyserve_workers
 from pyserve.ipc import handoff
-from pyserve.ipc.handoff import IDLE, LABEL, PARCEL_FORMAT, HandoffQueue, takers
+from pyserve.ipc.handoff import IDLE, LABEL, PARCEL_FORMAT, HandoffQueue
 from pyserve.master import listeners
 from pyserve.rules import rollout
+from pyserve.rules.rollout import takers
 from support.processes import wait_for
 
 Worker = rollout.Worker

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pyserve.config import trust
 from pyserve.config.config import Config, load
-from pyserve.errors import ConfigError
-from pyserve.system import trust
-from pyserve.system.trust import (
+from pyserve.config.trust import (
     CODE,
     CONFIGURATION,
     LOG,
@@ -28,6 +27,7 @@ from pyserve.system.trust import (
     verdict,
     who,
 )
+from pyserve.errors import ConfigError
 from pyserve.system.way import Entry, on_the_way, only_ours, way, with_access_list
 from support.attacker import NOBODY, open_folder
 
@@ -270,7 +270,7 @@ def test_a_file_that_is_gone_when_it_is_looked_at(folder: Path) -> None:
     config = configuration(folder)
     object.__setattr__(config, "file", str(folder / "pyserve.toml"))
     with pytest.raises(ConfigError, match="is gone"):
-        trust.check(config, "nobody", None)
+        trust.check(config.file, [], "nobody", None)
 
 
 @root
@@ -298,7 +298,7 @@ def test_a_user_who_is_gone_is_said(folder: Path, monkeypatch: pytest.MonkeyPatc
     def gone(*_: object) -> None:
         raise KeyError
 
-    monkeypatch.setattr("pyserve.system.trust.ids_of", gone)
+    monkeypatch.setattr("pyserve.config.trust.ids_of", gone)
     with pytest.raises(ConfigError, match="user nobody, group None: one of them is not there any more"):
         configuration(folder)
 
@@ -312,9 +312,9 @@ def test_who_is_not_root_is_not_careful(folder: Path, monkeypatch: pytest.Monkey
 
 SAY = """
 import sys
-from pyserve.config import config
-from pyserve.system import trust
-for line in trust.warnings(config.load({"app": "shop:app", "user": "nobody"}, {}, sys.argv[1])):
+from pyserve.config import config, trust
+read = config.load({"app": "shop:app", "user": "nobody"}, {}, sys.argv[1])
+for line in trust.warnings(read.file, read.user, read.group):
     print(line)
 """
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from pyserve.ipc import CHANNEL_FD
 from pyserve.ipc.channel import Channel
+from pyserve.ipc.signals import BLOCKED
 from pyserve.master import zygotes
 from pyserve.master.zygotes import interpreter_options
 from pyserve.system import called
@@ -112,9 +114,9 @@ def test_zygote_gets_its_channel_and_little_else(monkeypatch: pytest.MonkeyPatch
     assert told["environ"]["PYSERVE_TEST"] == "kept"
     assert not set(zygotes.MASTER_ONLY) & told["environ"].keys()
     assert told["stdin"] == "/dev/null"
-    assert told["fds"][:4] == [0, 1, 2, zygotes.CHANNEL_FD]
+    assert told["fds"][:4] == [0, 1, 2, CHANNEL_FD]
     assert leaky not in told["fds"][4:], "what is not inheritable stays here"
-    assert set(told["blocked"]) == set(zygotes.BLOCKED), "until it has its own handlers"
+    assert set(told["blocked"]) == set(BLOCKED), "until it has its own handlers"
     assert end(pid, channel) == 0
     os.close(leaky)
 

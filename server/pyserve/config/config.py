@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import namedtuple
 
 from pyserve.config import addresses, contradictions
+from pyserve.config.given import Given, Sources
 from pyserve.config.kinds import quoted
 from pyserve.config.settings import BY_NAME, FIXED, MOST_WORKERS, SETTINGS, Setting
 from pyserve.config.suggest import did_you_mean, nearest
@@ -30,13 +30,6 @@ GUNICORN_VARIABLE = "GUNICORN_CMD_ARGS"
 GUNICORN_FILE = "gunicorn.conf.py"  # which it reads without being told to
 FILE_LIMIT = 1 << 20  # bytes
 DEFAULT = "default"
-
-# A value with the origin that messages and --print-config name.
-Given = namedtuple("Given", "value origin")
-
-# All that a configuration is made from, kept so that a reload reads the same places again.
-# cli: name → text or list of texts; environ: the variables that matter; cwd; file: as -c gave it, or None.
-Sources = namedtuple("Sources", "cli environ cwd file")
 
 
 class Config:
@@ -230,9 +223,10 @@ def pinned(fresh: Config, in_force: Config) -> Config:
 def check_trust(fresh: Config, workers: Config) -> None:
     """Raise ConfigError if a root master cannot take a configuration while its workers run as another one's user."""
     if workers.user is not None and os.geteuid() == 0:
-        from pyserve.system import trust
+        from pyserve.config import trust
 
-        trust.check(fresh, workers.user, workers.group)
+        logs = (fresh.error_logfile, fresh.access_logfile)
+        trust.check(fresh.file, logs, workers.user, workers.group)
 
 
 def resolve(sources: Sources) -> Config:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyserve.config.config import Given
+    from pyserve.config.given import Given
 
 OURS = ("sync", "threads", "gevent")
 NONE = ("0", "0%")

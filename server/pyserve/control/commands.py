@@ -13,7 +13,7 @@ import time
 
 from pyserve.app.alone import RETRY_AFTER
 from pyserve.control import gatecommands, status
-from pyserve.master.children import STACKS
+from pyserve.ipc.signals import STACKS
 from pyserve.master.recycling import resident
 from pyserve.rules import rollout
 

@@ -8,6 +8,7 @@ import time
 from pyserve.ipc.channel import MESSAGE_LIMIT
 from pyserve.master.exclusion import Notice, Party
 from pyserve.rules import gate
+from pyserve.words import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def told(exclusion: Exclusion) -> dict[str, Any]:
 
 
 def described(exclusion: Exclusion) -> str:
-    owner, count = exclusion.owner, exclusion.active
+    owner = exclusion.owner
     if owner is None:
         return "maintenance is off; everything is served"
     if not exclusion.maintained:
@@ -97,7 +98,7 @@ def described(exclusion: Exclusion) -> str:
         return f"maintenance is on; no other request is in the app, but those for {' '.join(owner.notice.allow)}"
     if exclusion.state.phase == gate.HELD:
         return "maintenance is on; no other request is in the app"
-    return f"maintenance is on; {count} request{'s are' if count != 1 else ' is'} in the app still"
+    return f"maintenance is on; {count(exclusion.active, 'request', 'is', 'are')} in the app still"
 
 
 # exclusive

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyserve.words import count
+
 CLASSES = ("2xx", "3xx", "4xx", "5xx")
 HEAD = ("WORKER", "GEN", "STATE", "PID", "RSS", "SPOOLED", "CONNS", "REQUESTS", *map(str.upper, CLASSES), "DOING")
 LEFT = {"STATE", "DOING"}  # columns of words; the others are numbers
@@ -63,10 +65,6 @@ def doing(worker: dict[str, Any]) -> str:
         line = worker["request"].replace("\n", r"\x0a")  # no client's, but a worker may write anything
         return f"{line} for {duration(worker['request_seconds'])}"
     return count(worker["active"], "request") if worker["active"] else ""
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -17,7 +17,6 @@ import time
 from array import array
 
 from pyserve.ipc.channel import BESIDE_SPACE, RECEIVING, discard, rights
-from pyserve.rules import rollout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,19 +92,6 @@ def read_to_the_end(told: list[list[int]], until: float) -> None:
                 sending.unregister(fd)
                 left.remove(fd)
     discard([fd for fds in told for fd in fds])
-
-
-def takers(state: rollout.State) -> set[int]:
-    """The ids of the workers that take connections over.
-
-    Once the first worker of a new generation serves, the others do not take any more: else a connection would go from
-    one to the next and be handed over again. When a reload is rolled back it is the other way round.
-    """
-    serving = [worker for worker in state.workers if worker.state == rollout.SERVING]
-    if state.gated:  # nothing goes on until a request that is alone has ended, and all may say so for it
-        return {worker.id for worker in serving}
-    wanted = {worker.id for worker in serving if worker.generation == rollout.goal(state)}
-    return wanted or {worker.id for worker in serving}
 
 
 class HandoffQueue:

@@ -20,7 +20,8 @@ import time
 
 from pyserve.errors import ConfigError
 from pyserve.ipc import journal
-from pyserve.system import linux
+from pyserve.system import descriptors, linux
+from pyserve.words import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR, "cri
 
 INDENT = "    "
 COLOURS = {"debug": "2", "info": "32", "warn": "33", "error": "31", "crit": "1;31", "app": "36"}
-STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 LONGEST_PARTIAL = 64 * 1024
 WHY_NOT = {
     errno.ENXIO: "nobody reads this pipe",
@@ -50,7 +50,7 @@ def open_log(path: str, standard: int = 2, *, follow: bool = False) -> int:
     follow: the file may be a symbolic link. Raises ConfigError that names the path.
     """
     # Under systemd the standard streams are sockets, which cannot be opened by their names in /dev.
-    stream = standard if path == "-" else STANDARD_STREAMS.get(path)
+    stream = standard if path == "-" else descriptors.STANDARD_STREAMS.get(path)
     try:
         if stream is not None:
             return open_stream(stream)
@@ -137,8 +137,8 @@ class Log:
     def _put(self, *records: tuple[str, str]) -> bool:
         lost = self.lost
         if lost:
-            noun = "record was" if lost == 1 else "records were"
-            records = ("warn", f"{lost} {noun} lost before this one: {self.why_lost}"), *records
+            said = count(lost, "record", "was", "were")
+            records = ("warn", f"{said} lost before this one: {self.why_lost}"), *records
         written = self._write(records) if self._journal is None else self._send(self._journal, records)
         if written:
             self.lost -= lost

@@ -8,7 +8,8 @@ import signal
 import time
 
 from pyserve.ipc.channel import BESIDE, FROM_WORKER, FROM_ZYGOTE, ONCE, Channel, ProtocolError
-from pyserve.ipc.scoreboard import SLOTS, STATES
+from pyserve.ipc.scoreboard import RESPONDERS_SLOT, STATES
+from pyserve.ipc.signals import DUMP, INTERRUPT, INTERRUPT_GRACE
 from pyserve.ipc.stackfile import StackFile
 from pyserve.rules.rollout import Worker
 from pyserve.system import pidfds
@@ -21,15 +22,7 @@ if TYPE_CHECKING:
     from pyserve.ipc.channel import Message
     from pyserve.ipc.scoreboard import Scoreboard, Slot
 
-# Signals from the master to a child. Real-time ones, which neither apps nor people use.
-INTERRUPT = signal.SIGRTMIN + 1  # raise RequestTimeout in the app and log every thread's stack
-DUMP = signal.SIGRTMIN + 2  # faulthandler writes every thread's stack; works in C code too
-STACKS = signal.SIGRTMIN + 3  # the same, into the worker's stack file, for somebody who asked
-LET_GO = signal.SIGRTMIN + 4  # close the listening sockets, whatever the app is doing
-END = signal.SIGRTMIN + 5  # a worker's to itself: it is stuck, and nobody else ends it
-
 KILL_AFTER_DUMP = 2.0  # seconds for the stacks to be written
-INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
 OWN_GRACE = 1.5  # of these, for a worker that watches its requests to cut them itself, which takes it CUT_GRACE at most
 EXIT_GRACE = 2.0  # seconds for a worker that has said its last word to end
 QUIT_GRACE = 2.0  # seconds for a child to end that was told to do so at once
@@ -397,7 +390,7 @@ class ResponderProcess(Child):
 
     name = "responder"
     SAYS = FROM_WORKER
-    SLOT = SLOTS - 1  # on the scoreboard; there are never half as many workers
+    SLOT = RESPONDERS_SLOT
     PLAIN = (*Child.PLAIN, "leaving")
     leaving = False
 

@@ -12,9 +12,9 @@ import time
 
 from pyserve.failpoint import failpoint
 from pyserve.master.listeners import handshakes_under_way
-from pyserve.master.population import count
 from pyserve.rules import rollout, shutdown
 from pyserve.system import linux
+from pyserve.words import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

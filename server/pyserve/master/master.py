@@ -14,20 +14,21 @@ import time
 from importlib import import_module
 
 from pyserve import __version__
+from pyserve.config import trust
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
-from pyserve.ipc import handoff
 from pyserve.ipc.scoreboard import SLOTS
 from pyserve.master.ending import Ending, last_words
 from pyserve.master.fairness import Fairness
-from pyserve.master.population import Population, count
+from pyserve.master.population import Population
 from pyserve.master.pressing import Pressing
 from pyserve.master.recycling import Recycling
 from pyserve.master.responder import Responder
 from pyserve.rules import rollout, shutdown
-from pyserve.system import called, cpus, descriptors, linux, trust
+from pyserve.system import called, cpus, descriptors, linux
 from pyserve.system.notify import Notifier
 from pyserve.system.suspension import Suspension
+from pyserve.words import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class Master:
             self.control.begin()
 
     def introduce(self) -> None:
-        for text in (*self.config.warnings, *trust.warnings(self.config)):
+        for text in (*self.config.warnings, *trust.warnings(self.config.file, self.config.user, self.config.group)):
             self.log.warning(text)
         self.log.info(f"pyserve {__version__} on Python {sys.version.split()[0]}, pid {os.getpid()}")
         for listener in self.listeners:
@@ -385,7 +386,7 @@ class Master:
         chance = os.urandom(1)[0] / 255
         self.state, actions = rollout.step(self.state._replace(chance=chance), event)
         if self.state.phase != rollout.STOPPING:
-            self.population.let_take(handoff.takers(self.state))  # before one of them drains
+            self.population.let_take(rollout.takers(self.state))  # before one of them drains
         for action in actions:
             failpoint(f"master.{type(action).__name__}")
             ACTIONS[type(action)](self, action)

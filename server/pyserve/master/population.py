@@ -16,8 +16,9 @@ from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.ipc import namedfds
 from pyserve.ipc.channel import Channel, LostError, ProtocolError
 from pyserve.ipc.scoreboard import free_slot
+from pyserve.ipc.signals import LET_GO
 from pyserve.master import zygotes
-from pyserve.master.children import LET_GO, Pressure, ResponderProcess, WorkerProcess, Zygote
+from pyserve.master.children import Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.master.deaths import explain, loss, unexplained_kill
 from pyserve.master.exclusion import Exclusion
 from pyserve.master.findings import Findings
@@ -46,11 +47,6 @@ LAST_WORDS = 2000  # more messages than the buffer of a channel holds
 # Why workers are killed, when it is not worth a line of its own.
 FAST = "fast shutdown"
 STOPPING = "it had not booted when the server stopped"
-
-
-def count(number: int, noun: str) -> str:
-    """``"1 worker"``, ``"4 workers"``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Population:

@@ -13,8 +13,8 @@ import time
 
 from pyserve.master.children import DUMPED, GOES_ON, HEARD, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote
 from pyserve.master.deaths import named
-from pyserve.master.population import count
 from pyserve.rules import rollout
+from pyserve.words import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pyserve.master import zygotes
 from pyserve.master.children import Pressure, ResponderProcess
 from pyserve.master.deaths import explain
 from pyserve.master.exclusion import Notice
-from pyserve.master.population import count
 from pyserve.rules import rollout
+from pyserve.words import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ import os
 import sys
 from errno import EPERM
 
+from pyserve.ipc import CHANNEL_FD
+from pyserve.ipc.signals import BLOCKED
 from pyserve.system import called
 
 TYPE_CHECKING = False
@@ -31,13 +33,7 @@ if TYPE_CHECKING:
     from pyserve.ipc.scoreboard import Scoreboard
     from pyserve.master.listeners import Listener
 
-CHANNEL_FD = 3
 MOST_HANDED_OVER = 1024
-# Terminals, service managers and people send these to every process of the service, and mean the master. They are
-# blocked over each fork and exec, so that none ends a process that has no handler yet.
-BLOCKED = (
-    _signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGTTIN, _signal.SIGTTOU,
-)  # fmt: skip
 DEFAULTS = (_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD)  # signals that mean to it what they usually mean
 # What a service manager told the master is not for the app.
 MASTER_ONLY = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")

@@ -13,6 +13,7 @@ TURNED_AWAY = 128  # connections of a worker that are given up and still have to
 RESERVE = 8  # kept in a worker to answer with, when there are no others
 OWN = 56  # a worker's listeners, logs and channel, and what the app opens
 PER_CONNECTION = 2
+STANDARD_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}  # that have these names, too
 
 
 def allowed(connections: int = 0) -> int:

@@ -15,6 +15,7 @@ from collections import namedtuple
 
 from pyserve.app import alone
 from pyserve.system.suspension import Suspension
+from pyserve.words import count
 from pyserve_workers.classes.gatekeeper import Gatekeeper
 from pyserve_workers.classes.handoff import Handoff
 from pyserve_workers.classes.shedding import Shedding
@@ -375,8 +376,9 @@ class LoopWorker(Worker):
         """The deadline is over: the requests that are not answered yet are cut. The sockets that the app has taken over
         end first, which it sees to as to any end of theirs."""
         if ended := sum(connection.hang_up() for connection in self.connections.values()):
-            noun = "connection" if ended == 1 else "connections"
-            self.log.info(f"{ended} {noun} that the app had taken over ended: the graceful timeout is over")
+            self.log.info(
+                f"{count(ended, 'connection')} that the app had taken over ended: the graceful timeout is over"
+            )
         if self.unserved:
             self.log.error(
                 "clients in the queue are cut: there was no room for them until the graceful timeout was over"
@@ -384,8 +386,8 @@ class LoopWorker(Worker):
         unfinished = [c for c in self.connections.values() if c.unfinished or (c.idle and c.has_unread())]
         self.cut += len(unfinished)
         if unfinished:
-            noun = "request was" if len(unfinished) == 1 else "requests were"
-            self.log.error(f"{len(unfinished)} {noun} cut: the graceful timeout is over")
+            said = count(len(unfinished), "request", "was", "were")
+            self.log.error(f"{said} cut: the graceful timeout is over")
 
     def end(self) -> None:
         self.log.debug(f"it gave {self.handoff.given} connections to other workers")

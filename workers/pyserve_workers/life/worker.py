@@ -27,8 +27,8 @@ from pyserve.ipc.channel import ProtocolError, encode
 from pyserve.ipc.log import ErrorStream
 from pyserve.ipc.logs import take_over
 from pyserve.ipc.scoreboard import STATES
+from pyserve.ipc.signals import DUMP, END, INTERRUPT, LET_GO, STACKS
 from pyserve.ipc.stackfile import PART_END
-from pyserve.master.children import DUMP, END, INTERRUPT, LET_GO, STACKS
 from pyserve.system import linux
 from pyserve_workers.life import system
 from pyserve_workers.native import forked
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from pyserve.ipc.channel import Channel, Message
     from pyserve_workers.life.check import Check
-    from pyserve_workers.programs.zygote import Generation
+    from pyserve_workers.life.generation import Generation
 
 TRANSITIONS = {
     "booting": {"ready", "draining", "exited"},

@@ -7,7 +7,9 @@ code ends, and the server's would go on, ``check()`` ends the process, with the 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import sys
 
 from pyserve.errors import PyserveError
@@ -62,8 +64,6 @@ def leave(where: str, error: BaseException | None) -> NoReturn:
             error = error.__context__  # what the app raised
         code = code_of(error)
         tell(where, error, code)
-        from pyserve_workers.programs.zygote import flush_streams
-
         flush_streams()
     finally:
         os._exit(code)
@@ -93,3 +93,13 @@ def tell(where: str, error: BaseException | None, code: int) -> None:
         from pyserve_workers.native.failure import describe
 
         log.error(f"{who} has failed; it is ended with code {code}\n{describe(error)}")
+
+
+def flush_streams() -> None:
+    """So that a worker does not print again what the import has printed. Not into a pipe that is full: that waits."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the app may have closed or replaced it
+            room = select.poll()
+            room.register(stream.fileno(), select.POLLOUT)
+            if room.poll(0):
+                stream.flush()

@@ -16,16 +16,18 @@ import time
 
 from pyserve.app.alone import as_get
 from pyserve.errors import ConfigError
+from pyserve.ipc import CHANNEL_FD
 from pyserve.ipc.channel import Channel
-from pyserve.master.children import DUMP, ResponderProcess
-from pyserve.master.zygotes import CHANNEL_FD
+from pyserve.ipc.scoreboard import RESPONDERS_SLOT
+from pyserve.ipc.signals import DUMP
 from pyserve.system import descriptors
 from pyserve.system.accounts import become
 from pyserve_workers.classes.gatekeeper import refusal
 from pyserve_workers.classes.sync import SyncWorker
+from pyserve_workers.life.generation import Generation
 from pyserve_workers.life.system import socket
 from pyserve_workers.native.connection import HELD
-from pyserve_workers.programs.zygote import Generation, heed_no_signals, leave
+from pyserve_workers.programs.zygote import heed_no_signals, leave
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class Responder(SyncWorker):
     never_busy = True
 
     def __init__(self, generation: Generation, channel: Channel) -> None:
-        super().__init__(generation, channel, number=0, slot=ResponderProcess.SLOT)
+        super().__init__(generation, channel, number=0, slot=RESPONDERS_SLOT)
         self.log.rename(f"responder pid {self.pid}")
         self.stacks_fd = generation.log.fd
         self.gate = ClosedGate(generation.config)

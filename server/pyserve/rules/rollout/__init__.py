@@ -91,6 +91,7 @@ from pyserve.rules.rollout.state import (
     retry_at,
     share,
     surge,
+    takers,
     unavailable,
     way_back,
 )
@@ -160,6 +161,7 @@ __all__ = [
     "share",
     "step",
     "surge",
+    "takers",
     "unavailable",
     "way_back",
 ]

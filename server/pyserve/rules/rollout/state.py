@@ -219,3 +219,16 @@ def with_boot_failures(state: State, number: int, times: tuple[float, ...], retr
 
 def without_generation(state: State, number: int) -> State:
     return state._replace(generations=tuple(g for g in state.generations if g.number != number))
+
+
+def takers(state: State) -> set[int]:
+    """The ids of the workers that take connections over.
+
+    Once the first worker of a new generation serves, the others do not take any more: else a connection would go from
+    one to the next and be handed over again. When a reload is rolled back it is the other way round.
+    """
+    serving = [worker for worker in state.workers if worker.state == SERVING]
+    if state.gated:  # nothing goes on until a request that is alone has ended, and all may say so for it
+        return {worker.id for worker in serving}
+    wanted = {worker.id for worker in serving if worker.generation == goal(state)}
+    return wanted or {worker.id for worker in serving}

@@ -20,9 +20,9 @@ import sys
 from functools import cache
 
 from pyserve.errors import ConfigError
-from pyserve.ipc.log import STANDARD_STREAMS
 from pyserve.system import called
 from pyserve.system.accounts import groups_of, ids_of
+from pyserve.system.descriptors import STANDARD_STREAMS
 from pyserve.system.way import ROOT, look, on_the_way, way, writers
 
 TYPE_CHECKING = False
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import NamedTuple
 
-    from pyserve.config.config import Config
     from pyserve.system.way import Entry
 else:
     from pyserve.records import NamedTuple
@@ -82,8 +81,8 @@ def account(user: str | None, group: str | None) -> Account | None:
 # What is refused.
 
 
-def check(config: Config, user: str | None, group: str | None) -> None:
-    """May root do what a configuration says, and write its logs? ConfigError says why not, and what to do.
+def check(file: str, logs: Iterable[str | None], user: str | None, group: str | None) -> None:
+    """May root do what a configuration file says, and write to its logs? ConfigError says why not, and what to do.
 
     user, group: as whom the workers run; at a reload as whom they run until then, so that no file can say who may write
     it.
@@ -91,9 +90,9 @@ def check(config: Config, user: str | None, group: str | None) -> None:
     workers = account(user, group)
     if workers is None:
         return
-    if config.file:
-        check_configuration(config.file, workers)
-    for path in (config.error_logfile, config.access_logfile):
+    if file:
+        check_configuration(file, workers)
+    for path in logs:
         if path:
             check_log(path, workers)
 
@@ -125,13 +124,13 @@ def check_log(path: str, workers: Account | None) -> None:
 # What is only said.
 
 
-def warnings(config: Config) -> list[str]:
+def warnings(file: str, user: str | None, group: str | None) -> list[str]:
     """What root should know of who can write its configuration and its code; a line each."""
-    workers = account(config.user, config.group)
+    workers = account(user, group)
     if workers is None:
         return []
     found = [
-        (CONFIGURATION, [config.file] if config.file else [], "what it says is done as root"),
+        (CONFIGURATION, [file] if file else [], "what it says is done as root"),
         (CODE, program(), "it is run as root"),
         (CODE, searched_first(), "python -m looks there first: start pyserve, or python -P -m pyserve; else"),
     ]
