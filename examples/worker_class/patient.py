@@ -10,8 +10,7 @@ import select
 import threading
 from collections import deque
 
-from pyserve_workers.classes.loop import LoopWorker
-from pyserve_workers.native.connection import REQUEST, WANT_READ, Connection
+from pyserve_workers import REQUEST, WANT_READ, Connection, LoopWorker
 
 
 class PatientWorker(LoopWorker):
@@ -44,8 +43,8 @@ class PatientWorker(LoopWorker):
     def answer(self, connection: Connection, _events: int) -> None:
         wanted = connection.receive()
         if wanted == REQUEST:
-            self.epoll.unregister(connection.fd)  # nobody listens to it until its thread is done
-            self.taken.add(connection)
+            self.table.pause(connection)  # nobody listens to it until its thread is done
+            self.table.taken.add(connection)
             self.threads[connection] = threading.Thread(target=self.run_request, args=(connection,), daemon=True)
             self.threads[connection].start()
         else:
@@ -68,10 +67,10 @@ class PatientWorker(LoopWorker):
     def take_back(self) -> None:
         while self.done:
             connection, wanted = self.done.popleft()
-            self.taken.discard(connection)
+            self.table.taken.discard(connection)
             del self.threads[connection]
             if wanted:
-                self.epoll.register(connection.fd, WANT_READ)
+                self.table.resume(connection, WANT_READ)
             self.after(connection, wanted)
 
     def sweep(self, now: float) -> None:

@@ -6,6 +6,7 @@ The order is for speed. While the zygote imports the app, the master imports the
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from pyserve.errors import BY_KIND, AppError, BindError, ExitCode
 from pyserve.ipc.handoff import HandoffQueue
@@ -19,11 +20,14 @@ from pyserve.system.notify import listen_fds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyserve.config.config import Config
     from pyserve.ipc.channel import Channel
     from pyserve.master.master import Master
 
+# What is imported where it is needed, by when the release that this master is of may have been removed.
+LATER = ("pyserve.config.gunicorn_habits", "pyserve.config.tomlfile")
 CHECKED = ("LOADED", "LOAD_FAILED")  # what a zygote says to whoever only wants to know whether the app loads
 
 
@@ -61,9 +65,11 @@ def serve(config: Config, reload_config: Callable[[], Config]) -> int:
     return run(master)
 
 
-def run(master: Master) -> int:
-    """Be the master, to its end, and put away what belonged to it; the exit code."""
+def run(master: Master, record: dict[str, Any] | None = None) -> int:
+    """Be the master, to its end, and put away what belonged to it; the exit code. record: of the one before it."""
     try:
+        master.start()
+        complete(master, record)
         return master.run()
     except Exception:  # noqa: BLE001  (the log is where an operator looks, not standard error)
         import traceback
@@ -74,6 +80,21 @@ def run(master: Master) -> int:
         master.belongings.put_away()
 
 
+def complete(master: Master, record: dict[str, Any] | None = None) -> None:
+    """Add the parts that are not needed for a start. The zygote is at work, so what takes time here costs nothing."""
+    from pyserve.master.upgrade import Upgrade
+
+    upgrade = Upgrade(master)
+    master.add(upgrade)
+    master.ask_upgrade = upgrade.ask
+    if master.belongings.control_socket:
+        from pyserve.control.control import Control
+
+        master.add(Control(master.belongings.control_socket, master), record)
+    for name in LATER:
+        import_module(name)
+
+
 def first_zygote(config: Config, ours: Belongings) -> tuple[int, Channel] | None:
     """Generation 1's zygote, at work; None if it cannot be had: the master then tries again, and says why not."""
     try:
@@ -81,7 +102,7 @@ def first_zygote(config: Config, ours: Belongings) -> tuple[int, Channel] | None
     except OSError:
         return None
     try:
-        zygotes.configure(channel, config, 1, config.preload, ours.listeners, ours.scoreboard, ours.queue, ours.logs)
+        zygotes.configure(channel, config, 1, config.preload, ours)
     except (OSError, ValueError):
         channel.close()
         os.waitpid(pid, 0)
@@ -95,10 +116,10 @@ def check(config: Config) -> None:
 
     from pyserve.ipc.channel import LostError, ProtocolError
 
-    logs = LogFiles.open(config)
+    belongings = Belongings(LogFiles.open(config), [], Scoreboard.create(), HandoffQueue.create())
     pid, channel = zygotes.start(config.worker_class)
     # never: the zygote would only say that its workers load the app; always: no audit, since nothing is forked.
-    zygotes.configure(channel, config, 0, "always", [], Scoreboard.create(), HandoffQueue.create(), logs)
+    zygotes.configure(channel, config, 0, "always", belongings)
     channel.socket.settimeout(config.boot_timeout)
     try:
         message = channel.receive()

@@ -14,7 +14,7 @@ from pyserve.cli import say, tell
 from pyserve.config import arguments, config
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.failpoint import failpoint
-from pyserve.launch import run
+from pyserve.launch import complete, run
 from pyserve.master import carried, zygotes
 from pyserve.master.master import Master
 from pyserve.master.upgrade import PROVEN_SAYS, VARIABLE
@@ -30,9 +30,10 @@ def prove(argv: Sequence[str], state: int) -> int:
     try:
         record = carried.unpack(state)
         master = Master.resume(record)
+        complete(master, record)
         failpoint("upgrade.prove")
         accept_configuration(argv, master)
-        start_zygote(master.config.worker_class)
+        start_zygote(master.situation.config.worker_class)
     except carried.FormatError as error:
         tell(PyserveError(str(error)))
         return ExitCode.INTERNAL
@@ -50,7 +51,7 @@ def accept_configuration(argv: Sequence[str], master: Master) -> None:
         from pyserve.config import options
 
         given, _ = options.parse(argv)
-    config.load(given, os.environ, master.config.sources.cwd)
+    config.load(given, os.environ, master.situation.config.sources.cwd)
 
 
 def start_zygote(worker_class: str) -> None:
@@ -75,4 +76,4 @@ def take_over(state: str) -> int:
         tell(PyserveError(f"{VARIABLE} is for pyserve alone, take it out of the environment: {error}"))
         return ExitCode.INTERNAL
     os.close(int(state))
-    return run(Master.resume(record))
+    return run(Master.resume(record), record)

@@ -214,7 +214,7 @@ def test_recycling(config: Config) -> None:
     recycling.limits = {7: Limits(100, 200, 300.5), 9: Limits()}
     recycling.worn = {7}
     again = Recycling({}, recycling.tell, recycling.log)
-    again.go_on(through(recycling.carried()))
+    again.resume(through(recycling.carried()))
     assert vars(again) == vars(recycling)
 
 

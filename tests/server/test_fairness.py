@@ -80,12 +80,12 @@ def test_a_worker_whose_request_is_alone_is_rung_though_its_request_has_no_start
     monkeypatch.setattr("time.monotonic", lambda: now)
     population = population_of(workers)
     watch = Fairness(population)
-    watch.turn()
+    watch.turn(now)
     workers[1].slot.set("connections", 3)
     population.exclusion.detained[1] = now
-    assert watch.soonest(NOW + 60) == now + CLOSELY, "sooner than it had in mind"
+    assert watch.soonest(now) == now + CLOSELY, "sooner than it had in mind"
     now += 2 * CLOSELY
-    watch.turn()
+    watch.turn(now)
     assert rung(workers[1])
     assert not rung(workers[2])
 
@@ -96,25 +96,25 @@ def test_it_looks_closely_only_while_requests_take_long(
     now = NOW
     monkeypatch.setattr("time.monotonic", lambda: now)
     watch = Fairness(population_of(workers))
-    watch.turn()
-    assert watch.soonest(NOW + 60) == NOW + SELDOM, "nothing is asked"
+    watch.turn(now)
+    assert watch.soonest(now) == NOW + SELDOM, "nothing is asked"
     now += SELDOM
     workers[2].slot.set("requests", 7)
-    watch.turn()
-    assert watch.soonest(NOW + 60) == now + USUALLY
+    watch.turn(now)
+    assert watch.soonest(now) == now + USUALLY
     now += USUALLY
     workers[1].slot.set("connections", 3)
     workers[1].slot.set("request_start", int((now - 1) * 1e9))
-    watch.turn()
-    assert watch.soonest(NOW + 60) == now + CLOSELY
+    watch.turn(now)
+    assert watch.soonest(now) == now + CLOSELY
     assert rung(workers[1])
     assert not rung(workers[2])
-    watch.turn()
+    watch.turn(now)
     assert not rung(workers[1]), "it is not time yet"
     now += CLOSELY
-    watch.turn()
+    watch.turn(now)
     assert rung(workers[1]), "others may have begun to wait"
     workers[1].slot.set("request_start", 0)
     now += LATELY
-    watch.turn()
-    assert watch.soonest(NOW + 60) == now + SELDOM
+    watch.turn(now)
+    assert watch.soonest(now) == now + SELDOM

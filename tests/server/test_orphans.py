@@ -80,18 +80,25 @@ class World:
     def __init__(self) -> None:
         self.before = adopted()
         self.said: list[str] = []
-        self.log = SimpleNamespace(info=self.said.append, warning=self.said.append)
         self.workers: dict[int, Any] = {}
-        self.awaited: dict[int, int] = dict.fromkeys(self.before, 0)
-        self.stopping = False
+        self.awaited: dict[int, int | None] = dict.fromkeys(self.before, 0)
         self.generations: list[int] = []
-        self.orphans = Orphans(self)  # type: ignore[arg-type]
+        self.situation = SimpleNamespace(
+            stopping=False,
+            config=SimpleNamespace(graceful_timeout=30.0),
+            shutdown=SimpleNamespace(deadline=float("inf")),
+        )
+        situation: Any = self.situation
+        log: Any = SimpleNamespace(info=self.said.append, warning=self.said.append)
+        self.orphans = Orphans(self.children, self.awaited, situation, log)
 
     def children(self) -> list[Any]:
-        return list(self.workers.values())
+        return [*self.workers.values(), *map(self.zygote, self.generations)]
 
-    def loaded(self) -> list[Any]:
-        return [SimpleNamespace(generation=number) for number in self.generations]
+    def zygote(self, generation: int) -> Zygote:
+        zygote = Zygote.__new__(Zygote)
+        zygote.generation, zygote.pid = generation, os.getpid()
+        return zygote
 
     def parent(self) -> Parent:
         parent = Parent()
@@ -112,7 +119,7 @@ class World:
 
     def turn(self, now: float) -> set[int]:
         """Who was told to end by then."""
-        self.orphans.turn(now, 30.0, float("inf"))
+        self.orphans.turn(now)
         return set(self.orphans.told)
 
 
@@ -152,7 +159,7 @@ def test_one_that_was_adopted_before_ends_with_the_server(world: World) -> None:
     child = worker.child()
     world.lose_worker(worker)
     assert world.turn(0.5) == {child}
-    world.stopping = True
+    world.situation.stopping = True
     world.workers[1] = SimpleNamespace(pid=1)
     assert world.turn(2.0) == {child}
     world.workers.clear()

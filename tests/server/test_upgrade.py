@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,17 +31,19 @@ def master(tmp_path: Path) -> Iterator[Master]:
     config = load({"app": "shop:app", "error_logfile": str(tmp_path / "log")}, {}, str(tmp_path))
     belongings = Belongings(LogFiles.open(config), [], Scoreboard.create(), HandoffQueue.create())
     master = Master(config, lambda: config, belongings)
-    master.state = master.state._replace(phase=STABLE, good=1, last=1, generations=(Generation(1, master.state.plan),))
-    master.configs = {1: config}
+    state = master.situation.state
+    generations = (Generation(1, state.plan),)
+    master.situation.state = state._replace(phase=STABLE, good=1, last=1, generations=generations)
+    master.rolling.configs = {1: config}
     yield master
-    for fd in (*master.logs.fds, master.wake, master.wake_writer):
+    for fd in (*master.belongings.logs.fds, master.wake, master.wake_writer):
         os.close(fd)
     master.belongings.queue.close()
-    master.epoll.close()
+    master.watch.close()
 
 
 def said(master: Master) -> str:
-    return Path(master.logs.paths[0][0]).read_text()
+    return Path(master.belongings.logs.paths[0][0]).read_text()
 
 
 def proven(master: Master) -> upgrade.Upgrade:
@@ -61,7 +64,7 @@ def test_an_exec_that_fails_leaves_all_as_it_was(master: Master, monkeypatch: py
         raise OSError(errno.ENOENT, "No such file or directory")
 
     monkeypatch.setattr(os, "execve", execve)
-    found.turn()
+    found.turn(time.monotonic())
     assert found.phase == upgrade.IDLE
     assert "upgrade failed, nothing was changed" in said(master)
     assert "cannot be executed: No such file or directory" in said(master)
@@ -81,8 +84,8 @@ def test_it_waits_while_anything_else_is_to_be_done(master: Master, what: str, m
     elif what == "news":
         master.population.news.append(None)  # type: ignore[arg-type]  # any event
     else:
-        master.state = master.state._replace(phase="rolling")
-    found.turn()
+        master.situation.state = master.situation.state._replace(phase="rolling")
+    found.turn(time.monotonic())
     assert found.phase == upgrade.PROVEN
 
 
@@ -95,7 +98,7 @@ def test_a_noun_that_cannot_be_carried_ends_no_server(
     before = os.listdir("/proc/self/fd")
     found = upgrade.Upgrade(master)
     found.phase = phase
-    found.turn()
+    found.turn(time.monotonic())
     assert found.phase == upgrade.IDLE
     assert "upgrade failed, nothing was changed" in said(master)
     assert "BUG: TypeError" in said(master)
@@ -117,7 +120,7 @@ def test_a_child_that_cannot_be_started(master: Master, monkeypatch: pytest.Monk
     before = os.listdir("/proc/self/fd")
     found = upgrade.Upgrade(master)
     found.ask()
-    found.turn()
+    found.turn(time.monotonic())
     assert found.phase == upgrade.IDLE
     assert "the child that proves it cannot be started: Resource temporarily unavailable" in said(master)
     assert os.listdir("/proc/self/fd") == before

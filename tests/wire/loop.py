@@ -12,7 +12,8 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pyserve.ipc.scoreboard import SLOT_SIZE
+from pyserve.ipc.scoreboard import SLOT_SIZE, Slot
+from pyserve_workers.classes.connections import Connections
 from pyserve_workers.native.accepting import accept
 from pyserve_workers.native.accesslog import AccessLog
 from pyserve_workers.native.connection import Connection, Context
@@ -106,9 +107,9 @@ class Server:
             concurrent=self.way.concurrent,
         )
         self.context.draining_event = threading.Event()
-        self.connections: dict[int, Connection] = {}
-        self.interest: dict[int, int] = {}
-        self.pending: list[Connection] = []
+        self.epoll = select.epoll()
+        self.table = Connections(self.epoll, Slot(memoryview(self.slot)), limit=1000)
+        self.connections = self.table.open
         self.failure: BaseException | None = None
         self.wake_read, self.wake_write = os.pipe()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -125,8 +126,8 @@ class Server:
         assert not self.thread.is_alive(), "the loop does not end"
         if self.failure is not None and error is None:
             raise self.failure
-        for connection in self.connections.values():
-            connection.close()
+        self.table.close_all()
+        self.epoll.close()
         self.listener.close()
         os.close(self.wake_read)
         if self.access_log is not None:
@@ -136,10 +137,9 @@ class Server:
 
     def run(self) -> None:
         try:
-            with select.epoll() as self.epoll:
-                self.epoll.register(self.listener, select.EPOLLIN)
-                self.epoll.register(self.wake_read, select.EPOLLIN)
-                self.way.run(self)
+            self.epoll.register(self.listener, select.EPOLLIN)
+            self.epoll.register(self.wake_read, select.EPOLLIN)
+            self.way.run(self)
         except BaseException as error:  # noqa: BLE001 - the test's own thread raises it again
             self.failure = error
             for connection in self.connections.values():
@@ -147,8 +147,8 @@ class Server:
 
     def turn(self) -> bool:
         """One turn of the loop; False when it shall end."""
-        for _ in range(len(self.pending)):
-            self.way.serve(self, self.pending.pop(0), 0)
+        for _ in range(len(self.table.pending)):
+            self.way.serve(self, self.table.pending.pop(0), 0)
         for fd, events in self.way.poll(self):
             if fd == self.wake_read:
                 return False
@@ -165,21 +165,10 @@ class Server:
     def accept(self, listener: int) -> None:
         connection = accept(self.context, listener, self.about)
         if connection is not None:
-            self.connections[connection.fd] = connection
-            self.interest[connection.fd] = select.EPOLLIN
-            self.epoll.register(connection.fd, select.EPOLLIN)
+            self.table.keep(connection)
 
     def after(self, connection: Connection, wanted: int) -> None:
-        fd = connection.fd
-        if wanted == 0:
-            self.connections.pop(fd, None)
-            self.interest.pop(fd, None)
-            return
-        if connection.pending:
-            self.pending.append(connection)
-        if wanted != self.interest[fd]:
-            self.interest[fd] = wanted
-            self.epoll.modify(fd, wanted)
+        self.table.after(connection, wanted)
 
     def connect(self) -> Client:
         return Client(self.address)

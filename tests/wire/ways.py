@@ -30,7 +30,7 @@ class Sync:
             pass
 
     def poll(self, server: Server) -> list[tuple[int, int]]:
-        return server.epoll.poll(0 if server.pending else LOOK_EVERY)
+        return server.epoll.poll(0 if server.table.pending else LOOK_EVERY)
 
     def serve(self, server: Server, connection: Connection, events: int) -> None:
         server.after(connection, connection.serve(events))
@@ -64,8 +64,7 @@ class Gevent:
                 over.set()
 
         def quiet(connection: Connection) -> None:
-            server.interest[connection.fd] = EPOLLRDHUP | EPOLLET
-            server.epoll.modify(connection.fd, EPOLLRDHUP | EPOLLET)
+            server.table.watch(connection, EPOLLRDHUP | EPOLLET)
 
         self.pool = Pool(hub, 1000, lead, quiet, server.after)
         watchers: list[Any] = [hub.loop.io(server.epoll.fileno(), 1), hub.loop.timer(LOOK_EVERY, LOOK_EVERY)]
@@ -107,7 +106,7 @@ class Threads:
         os.close(self.bell)
 
     def poll(self, server: Server) -> Iterator[tuple[int, int]]:
-        for fd, events in server.epoll.poll(0 if server.pending else LOOK_EVERY):
+        for fd, events in server.epoll.poll(0 if server.table.pending else LOOK_EVERY):
             if fd != self.bell:
                 yield fd, events
                 continue
@@ -115,16 +114,13 @@ class Threads:
             while self.done:
                 connection, wanted = self.done.popleft()
                 if wanted:
-                    server.interest[connection.fd] = WANT_READ
-                    server.epoll.register(connection.fd, WANT_READ)
-                    server.after(connection, WANT_READ if wanted == REQUEST else wanted)
-                elif server.connections.get(connection.fd) is connection:  # else the number is another's already
-                    server.after(connection, 0)
+                    server.table.resume(connection, WANT_READ)
+                server.after(connection, WANT_READ if wanted == REQUEST else wanted)
 
     def serve(self, server: Server, connection: Connection, _events: int) -> None:
         wanted = connection.receive()
         if wanted == REQUEST:
-            server.epoll.unregister(connection.fd)
+            server.table.pause(connection)
             self.pool.submit(self.call, connection)
         elif wanted != BUSY:
             server.after(connection, wanted)

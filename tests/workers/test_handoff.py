@@ -19,6 +19,7 @@ from pyserve.ipc.scoreboard import Scoreboard
 from pyserve.master import listeners
 from pyserve.system.descriptors import RESERVE
 from pyserve_workers.classes import handoff
+from pyserve_workers.classes.connections import Connections
 from pyserve_workers.classes.handoff import BATCH, Handoff
 from pyserve_workers.classes.loop import Listener
 from pyserve_workers.classes.shedding import Shedding
@@ -44,28 +45,17 @@ class Worker:
             self.slot.set(name, value)
         self.context = Context(None, self.config, self.slot.memory, io.StringIO(), self.log, None)
         self.epoll = select.epoll()
-        self.connections: dict[int, Connection] = {}
-        self.interest: dict[int, int] = {}
-        self.pending: list[Connection] = []
-        self.taken: set[Connection] = set()
+        self.table = Connections(self.epoll, self.slot, limit)
+        self.connections = self.table.open
         self.ways_in = WAYS_IN
-        self.limit = limit
         self.state = "serving"
         self.may_take = self.concurrent = True
         self.orphaned = self.final = self.lingers = self.never_busy = False
         self.sweep_in = 1.0
-        self.shedding = Shedding(self)  # type: ignore[arg-type]
-        self.handoff = Handoff(self)  # type: ignore[arg-type]
+        host: Any = self
+        self.shedding = Shedding(host, self.table)
+        self.handoff = Handoff(host, self.table, self.shedding)
         self.clients: list[socket.socket] = []
-
-    def keep(self, connection: Connection, wanted: int) -> None:
-        self.connections[connection.fd] = connection
-        self.slot.set("connections", len(self.connections))
-        self.epoll.register(connection.fd, wanted)
-
-    def after(self, connection: Connection, _wanted: int) -> None:
-        del self.connections[connection.fd]
-        self.slot.set("connections", len(self.connections))
 
     def sweep_within(self, seconds: float) -> None:
         self.sweep_in = seconds
@@ -79,7 +69,7 @@ class Worker:
             client, ours = socket.socketpair()
             ours.setblocking(False)
             self.clients.append(client)
-            self.keep(Connection(self.context, ours.detach(), WAYS_IN[0], ("192.0.2.1", 1)), select.EPOLLIN)
+            self.table.keep(Connection(self.context, ours.detach(), WAYS_IN[0], ("192.0.2.1", 1)))
 
     def hears(self, fd: int) -> bool:
         """Would the loop hear of this descriptor now?"""
@@ -227,7 +217,7 @@ def test_without_a_descriptor_to_spare_nothing_is_read(team: Team, queue: Handof
 
 def test_at_its_limit_a_worker_takes_nothing_until_there_is_room(team: Team, queue: HandoffQueue) -> None:
     old, new, _ = team
-    new.limit = 2
+    new.table.limit = 2
     new.serve(2)
     old.serve(1)
     leave(old)
@@ -235,7 +225,7 @@ def test_at_its_limit_a_worker_takes_nothing_until_there_is_room(team: Team, que
     new.handoff.take()
     assert len(new.connections) == 2
     assert not new.hears(queue.fds[1])
-    new.limit = 3
+    new.table.limit = 3
     new.handoff.sweep(time.monotonic() + handoff.ASIDE)
     new.handoff.take()
     assert len(new.connections) == 3
@@ -253,7 +243,7 @@ def test_at_the_final_stop_what_is_in_the_queue_is_taken_to_its_end(team: Team, 
         new.handoff.sweep(time.monotonic() + handoff.ASIDE)
         new.handoff.take()
     assert len(new.connections) == 10
-    assert len(new.pending) == 10, "what they have sent is read before they can count as idle"
+    assert len(new.table.pending) == 10, "what they have sent is read before they can count as idle"
     assert not new.handoff.leaving
 
 
@@ -333,10 +323,10 @@ def test_who_is_at_work_on_a_connection_keeps_it(team: Team) -> None:
     (old, *_) = team
     old.serve(2)
     mine = next(iter(old.connections.values()))
-    old.taken.add(mine)
+    old.table.taken.add(mine)
     leave(old)
     assert list(old.connections.values()) == [mine]
-    old.taken.clear()
+    old.table.taken.clear()
     old.handoff.offer(mine)
     assert old.connections == {}
 

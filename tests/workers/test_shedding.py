@@ -11,6 +11,7 @@ import pytest
 
 from pyserve.system.descriptors import RESERVE
 from pyserve_workers.classes import shedding
+from pyserve_workers.classes.connections import Connections
 from pyserve_workers.classes.shedding import QUIET, Shedding, Shortage
 
 
@@ -21,9 +22,11 @@ class Log:
 
 
 def make(limit: int = 10) -> tuple[Shedding, Any]:
-    worker = SimpleNamespace(log=Log(), limit=limit, connections={}, paused=[], listeners={7: None}, context=None)
+    worker: Any = SimpleNamespace(log=Log(), paused=[], listeners={7: None}, context=None)
     worker.pause_accepting = worker.paused.append
-    return Shedding(worker), worker  # type: ignore[arg-type]
+    slot: Any = SimpleNamespace(set=lambda _name, _value: None)
+    epoll: Any = None
+    return Shedding(worker, Connections(epoll, slot, limit)), worker
 
 
 def end(shed: Shedding) -> None:

@@ -1,10 +1,4 @@
-"""The commands of the control socket: what each does to the master, and what it answers.
-
-A command is a conversation, a generator that the control lets go on in each turn of the master's loop. It yields a pair
-(event, fields) to say something, or seconds to wait: it goes on in the next turn, at the latest after so long. It
-returns the fields of the last line: ``ok``, ``text``, and more. When its client has gone it is closed: what must be
-undone then belongs into a ``finally``.
-"""
+"""The commands of the control socket: what each does to the master, and what it answers."""
 
 from __future__ import annotations
 
@@ -13,37 +7,24 @@ import time
 
 from pyserve.app.alone import RETRY_AFTER
 from pyserve.control import gatecommands, status
+from pyserve.control.conversation import Command, answer
 from pyserve.ipc.signals import STACKS
 from pyserve.master.recycling import resident
 from pyserve.rules import rollout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from typing import Any, NamedTuple
+    from typing import Any
 
+    from pyserve.control.conversation import Conversation
     from pyserve.master.children import WorkerProcess
     from pyserve.master.master import Master
-
-    Conversation = Generator[tuple[str, dict[str, Any]] | float, None, dict[str, Any]]
-else:
-    from pyserve.records import NamedTuple
 
 ALL = -1  # instead of a worker's number
 STACKS_TICK = 0.02  # seconds between looks at stacks that are being written
 STACKS_LIMIT = 5.0  # seconds that a worker has to write them: it may have to wait for a processor
 STACKS_EXTRA = 1.0  # seconds more for what only the worker's own loop knows
 PROCESS_STATES = {"T": "it is stopped", "t": "it is being traced", "D": "it waits for a device", "Z": "it has ended"}
-
-
-class Command(NamedTuple):
-    converse: Callable[..., Conversation]
-    arguments: dict[str, Any]  # name → default; what is given has the same type
-    overhears: bool = False  # is what the master logs meanwhile a part of the answer?
-
-
-def answer(ok: bool, text: str, **more: Any) -> dict[str, Any]:
-    return {"ok": ok, "text": text, **more}
 
 
 # status
@@ -57,9 +38,9 @@ def tell_status(master: Master) -> Conversation:
 def whole_status(master: Master) -> dict[str, Any]:
     from pyserve import __version__
 
-    state, population = master.state, master.population
+    state, population = master.situation.state, master.population
     now = time.monotonic_ns()
-    exclusion = population.exclusion
+    exclusion = master.exclusion
     detained = exclusion.detained
     workers = []
     for worker_id, process in population.workers.items():
@@ -70,17 +51,17 @@ def whole_status(master: Master) -> dict[str, Any]:
     zygotes = {z.generation: (z.pid, resident(z.pid)) for z in population.zygotes if not z.stopping}
     return {
         "pyserve": __version__,
-        "name": master.config.proc_name,
+        "name": master.situation.config.proc_name,
         "pid": os.getpid(),
         "uptime": now / 1e9 - master.began,
-        "phase": rollout.STOPPING if master.shutdown.begun else state.phase,
+        "phase": rollout.STOPPING if master.situation.stopping else state.phase,
         "degraded": state.degraded,
         "responding": master.responder.on,
         "gate": gatecommands.told(exclusion) | {"text": gatecommands.described(exclusion)},
         "generation": state.good,
         "next": state.next or None,
         "target": state.plan.target,
-        "listeners": [listener.url for listener in master.listeners],
+        "listeners": [listener.url for listener in master.belongings.listeners],
         "generations": status.of_generations(state, zygotes),
         "workers": workers,
         "totals": status.totals(workers),
@@ -100,7 +81,7 @@ def reload(master: Master, wait: bool) -> Conversation:
 
 
 def rollback(master: Master, wait: bool) -> Conversation:
-    generation = master.rollback()
+    generation = master.rolling.rollback()
     if not generation:
         return answer(False, "the rollback was refused, nothing was changed")
     if not wait:
@@ -110,11 +91,11 @@ def rollback(master: Master, wait: bool) -> Conversation:
 
 def follow(master: Master, generation: int) -> Conversation:
     """Until a generation serves, or does not."""
-    while (serves := outcome(master.state, generation)) is None:
+    while (serves := outcome(master.situation.state, generation)) is None:
         yield 1.0
     if serves:
         return answer(True, f"generation {generation} serves", generation=generation)
-    return answer(False, f"generation {generation} does not serve", generation=master.state.good)
+    return answer(False, f"generation {generation} does not serve", generation=master.situation.state.good)
 
 
 def outcome(state: rollout.State, generation: int) -> bool | None:
@@ -135,12 +116,12 @@ def outcome(state: rollout.State, generation: int) -> bool | None:
 def scale(master: Master, workers: str) -> Conversation:
     yield from ()
     try:
-        by = change(workers, master.state.plan.target)
+        by = change(workers, master.situation.state.plan.target)
     except ValueError as error:
         return answer(False, str(error))
-    if not master.scale(by):
+    if not master.rolling.scale(by):
         return answer(False, "nothing was changed")
-    return answer(True, "", workers=master.state.plan.target)
+    return answer(True, "", workers=master.situation.state.plan.target)
 
 
 def change(workers: str, target: int) -> int:
@@ -152,9 +133,9 @@ def change(workers: str, target: int) -> int:
 
 
 def stop(master: Master, wait: bool) -> Conversation:
-    if master.shutdown.begun:
+    if master.situation.stopping:
         master.log.info("pyservectl: it is stopping already")
-    master.ending.begin("pyservectl stop")
+    master.ending.begin_graceful("pyservectl stop")
     while wait:
         yield 1.0  # the last word is said when the master ends
     return answer(True, "stopping")

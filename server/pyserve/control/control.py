@@ -22,12 +22,13 @@ import time
 from pyserve.control.commands import ANY_NUMBER, COMMANDS, RANGES
 from pyserve.errors import BindError
 from pyserve.master.controlsocket import ForbiddenError
+from pyserve.master.parts import NEVER, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyserve.control.commands import Conversation
+    from pyserve.control.conversation import Conversation
     from pyserve.master.controlsocket import ControlSocket
     from pyserve.master.master import Master
 
@@ -101,7 +102,7 @@ class Client:
         self.answered = False  # the last line is in the outbox
         self.gone = False
         self.limit = now + ASKING_LIMIT
-        self.wake_at = float("inf")  # when the conversation wants to be looked at, at the latest
+        self.wake_at = NEVER  # when the conversation wants to be looked at, at the latest
 
     @property
     def asking(self) -> bool:
@@ -158,59 +159,58 @@ class Client:
         self.socket.close()
 
 
-class Control:
-    """All clients. The master calls ``begin``, then ``hear`` and ``turn`` in its loop, and at the end ``finish``."""
+class Control(Part):
+    """All clients."""
+
+    name = "control"
 
     def __init__(self, control_socket: ControlSocket, master: Master) -> None:
         self.socket = control_socket
         self.master = master
-        self.epoll = master.epoll
+        self.watch = master.watch
         self.log = master.log
         self.clients: dict[int, Client] = {}
         self.deaf_until = 0.0  # not 0: there were no descriptors
 
     def begin(self) -> None:
-        self.epoll.register(self.socket.fileno(), select.EPOLLIN)
+        self.listen()
         self.log.overheard = self.overhear
         if self.socket.is_there():
             self.log.info(f"control socket: {self.socket.path}")
 
-    def renew(self) -> bool:
-        """Make the socket again if its file has vanished. False if it is not there, which is said."""
+    def listen(self) -> None:
+        self.watch.add(self.socket.fileno(), lambda _events: self.accept(time.monotonic()))
+
+    def renew(self) -> None:
+        """Make the socket again if its file has vanished."""
         if self.socket.is_there():
-            return True
-        if not self.deaf_until:
-            self.epoll.unregister(self.socket.fileno())
+            return
+        self.watch.drop(self.socket.fileno())
         self.deaf_until = 0.0
         try:
             self.socket.renew()
         except BindError as error:
             self.log.error(f"the control socket has vanished, and pyserve serves without one: {error.message}")
-            return False
-        finally:
-            self.epoll.register(self.socket.fileno(), select.EPOLLIN)
-        self.log.warning(f"the control socket {self.socket.path} had vanished; it is there again")
-        return True
-
-    def soonest(self, latest: float) -> float:
-        """When ``turn`` is to be called next, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
-        return min([latest, *(client.wake_at for client in self.clients.values())])
-
-    def hear(self, fd: int, events: int) -> bool:
-        """Take what has come on a descriptor; False if it is none of ours."""
-        now = time.monotonic()
-        if fd == self.socket.fileno():
-            self.accept(now)
-        elif fd in self.clients:
-            client = self.clients[fd]
-            if events & (select.EPOLLHUP | select.EPOLLERR):
-                client.gone = True
-            elif events & select.EPOLLIN and client.asking:
-                client.read(now)
-                self.begin_conversation(client, now)
         else:
-            return False
-        return True
+            self.log.warning(f"the control socket {self.socket.path} had vanished; it is there again")
+        finally:
+            self.listen()
+
+    def soonest(self, now: float) -> float:
+        return min([NEVER, *(client.wake_at for client in self.clients.values())])
+
+    def hear(self, client: Client, events: int) -> None:
+        """Take what has come from a client."""
+        now = time.monotonic()
+        if events & (select.EPOLLHUP | select.EPOLLERR):
+            client.gone = True
+        elif events & select.EPOLLIN and client.asking:
+            client.read(now)
+            self.begin_conversation(client, now)
+
+    def welcome(self, client: Client) -> None:
+        self.clients[client.socket.fileno()] = client
+        self.watch.add(client.socket.fileno(), lambda events: self.hear(client, events))
 
     def accept(self, now: float) -> None:
         """One new client a turn, so that many of them at once leave the master time for its children."""
@@ -223,14 +223,13 @@ class Control:
             return
         except OSError as error:
             self.log.error(f"control socket: no more clients for now: {error.strerror}")
-            self.epoll.unregister(self.socket.fileno())  # it would be ready again and again
+            self.watch.drop(self.socket.fileno())  # it would be ready again and again
             self.deaf_until = now + DEAF_TIME
             return
         if len(self.clients) >= CLIENTS_LIMIT:
             self.make_room()
         client = Client(sock, now)
-        self.clients[sock.fileno()] = client
-        self.epoll.register(sock.fileno(), select.EPOLLIN)
+        self.welcome(client)
         if len(self.clients) > CLIENTS_LIMIT:
             client.refuse(f"{CLIENTS_LIMIT} others are being served", now)
 
@@ -247,7 +246,7 @@ class Control:
             self.drop(waiting[0])
 
     def drop(self, fd: int) -> None:
-        self.epoll.unregister(fd)
+        self.watch.drop(fd)
         self.clients.pop(fd).close()
 
     def begin_conversation(self, client: Client, now: float) -> None:
@@ -269,9 +268,8 @@ class Control:
             if client.conversation is not None and client.overhears:
                 client.say("log", {"level": level, "text": text}, time.monotonic())
 
-    def turn(self) -> None:
+    def turn(self, now: float) -> None:
         """Let every command go on, send what can be sent, and give up who is late."""
-        now = time.monotonic()
         for fd, client in list(self.clients.items()):
             self.advance(client, now)
             self.send(fd, client, now)
@@ -279,10 +277,10 @@ class Control:
                 self.drop(fd)
         if self.deaf_until and now >= self.deaf_until:
             self.deaf_until = 0.0
-            self.epoll.register(self.socket.fileno(), select.EPOLLIN)
+            self.listen()
 
     def advance(self, client: Client, now: float) -> None:
-        client.wake_at = float("inf")
+        client.wake_at = NEVER
         while client.conversation is not None and not client.gone and len(client.outbox) < OUTBOX_ENOUGH:
             try:
                 said = next(client.conversation)
@@ -302,28 +300,27 @@ class Control:
             client.write(now)
         # A client that has asked is not listened to any more; that it hangs up is always told.
         waits_for = select.EPOLLIN if client.asking else select.EPOLLOUT if client.outbox else 0
-        self.epoll.modify(fd, waits_for)
+        self.watch.change(fd, waits_for)
 
     def carried(self) -> list[dict[str, Any]]:
         """The clients that have not been understood yet: the next program hears them out."""
         asking = [client for client in self.clients.values() if client.asking]
         return [{"fd": client.socket.fileno(), "inbox": client.inbox.decode("latin-1")} for client in asking]
 
-    def go_on(self, record: list[dict[str, Any]]) -> None:
+    def resume(self, record: list[dict[str, Any]]) -> None:
         for each in record:
             client = Client(socket.socket(fileno=each["fd"]), time.monotonic())
             client.inbox = each["inbox"].encode("latin-1")
-            self.clients[each["fd"]] = client
-            self.epoll.register(each["fd"], select.EPOLLIN)
+            self.welcome(client)
 
     def finish(self, exit_code: int) -> None:
-        """The master is about to end: the last word to everyone. The process hangs up when it does."""
+        """The last word to everyone. The process hangs up when it ends."""
         self.log.overheard = None
         self.last_word({"ok": exit_code == 0, "text": "the server has stopped", "exit_code": exit_code})
 
-    def dismiss(self, text: str) -> None:
-        """The master is about to become another program, which knows nothing of what it is at."""
-        self.last_word({"ok": False, "text": text})
+    def hand_over(self) -> None:
+        """The next program knows nothing of what this one is at."""
+        self.last_word({"ok": False, "text": "pyserve is being upgraded: ask again"})
         for fd in [fd for fd, client in self.clients.items() if not client.asking]:
             self.drop(fd)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from pyserve.control.conversation import answer
 from pyserve.ipc.channel import MESSAGE_LIMIT
 from pyserve.master.exclusion import Notice, Party
 from pyserve.rules import gate
@@ -14,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyserve.control.commands import Conversation
+    from pyserve.control.conversation import Conversation
     from pyserve.master.exclusion import Exclusion
     from pyserve.master.master import Master
 
@@ -26,10 +27,6 @@ NOTICE_LIMIT = MESSAGE_LIMIT - 20_000  # bytes: what else PAUSE says, as a reloa
 
 class InvalidError(Exception):
     """An argument cannot be right; the text says which."""
-
-
-def answer(ok: bool, text: str, **more: Any) -> dict[str, Any]:
-    return {"ok": ok, "text": text, **more}
 
 
 def notice_of(hold: float, retry_after: int, page: str, allow: list[str]) -> Notice:
@@ -50,7 +47,7 @@ def notice_of(hold: float, retry_after: int, page: str, allow: list[str]) -> Not
 def maintenance(
     master: Master, action: str, hold: float, retry_after: int, page: str, allow: list[str]
 ) -> Conversation:
-    exclusion = master.population.exclusion
+    exclusion = master.exclusion
     if action not in ACTIONS:
         return answer(False, f"maintenance: {', '.join(ACTIONS)} are the actions")
     if action == "on":
@@ -58,7 +55,7 @@ def maintenance(
             notice = notice_of(hold, retry_after, page, allow)
         except InvalidError as error:
             return answer(False, f"maintenance: {error}")
-        if master.shutdown.begun:
+        if master.situation.stopping:
             return answer(False, "the server stops")
         exclusion.maintain(notice)
         until = time.monotonic() + DRAIN_SHOWN
@@ -108,7 +105,7 @@ def run_alone(
     master: Master, name: str, hold: float, retry_after: int, drain_timeout: float, wait: bool
 ) -> Conversation:
     """The client is told ``granted``, with a ticket; the gate is its until it releases that, or hangs up."""
-    exclusion = master.population.exclusion
+    exclusion = master.exclusion
     if exclusion.maintained:
         simply = "the command can simply be started, without pyservectl exclusive"
         return answer(False, f"{described(exclusion)}{f': {simply}' if exclusion.alone else ''}")
@@ -132,7 +129,7 @@ def run_alone(
 
 def release(master: Master, ticket: int) -> Conversation:
     yield from ()
-    exclusion = master.population.exclusion
+    exclusion = master.exclusion
     if ticket not in exclusion.parties or exclusion.parties[ticket].socket is not None:
         return answer(False, f"there is no ticket {ticket}")
     exclusion.give_back(ticket)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Counts what two versions must have in common for one to take over from the other: this record, the messages of the
 # channels (old workers and zygotes go on under the new master), the layout of the scoreboard. Raise it when one of them
 # changes so that an older or newer peer would misunderstand.
-FORMAT = 5
+FORMAT = 6
 
 
 class FormatError(Exception):

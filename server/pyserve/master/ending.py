@@ -12,6 +12,7 @@ import time
 
 from pyserve.failpoint import failpoint
 from pyserve.master.listeners import handshakes_under_way
+from pyserve.master.parts import Part
 from pyserve.rules import rollout, shutdown
 from pyserve.system import linux
 from pyserve.words import count
@@ -20,8 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyserve.master.belongings import Belongings
     from pyserve.master.listeners import Listener
-    from pyserve.master.master import Master
+    from pyserve.master.parts import Situation
+    from pyserve.master.population import Population
+    from pyserve.master.responder import Responder
 
 
 def last_words(cut: int, lost: int) -> str:
@@ -38,33 +42,52 @@ def last_words(cut: int, lost: int) -> str:
 AT_ONCE = 65_536  # connections: no queue of a listener is longer
 
 
-class Ending:
-    def __init__(self, master: Master) -> None:
-        self.master = master
-        self.population = master.population
-        self.queue = master.belongings.queue
-        self.state = shutdown.Shutdown()
+class Ending(Part):
+    def __init__(
+        self,
+        belongings: Belongings,
+        situation: Situation,
+        population: Population,
+        responder: Responder,
+        tell: Callable[[rollout.Event], None],
+        stop: Callable[[], None],
+    ) -> None:
+        """``stop`` is called when it begins."""
+        self.listeners = belongings.listeners
+        self.queue = belongings.queue
+        self.log = belongings.logs.error
+        self.situation = situation
+        self.population = population
+        self.responder = responder
+        self.tell = tell
+        self.tell_parts = stop
         self.left = False  # workers were told that nothing more comes
         self.patience = 0.0  # until then workers may close their copies of the listening sockets by themselves
 
-    def begin(self, cause: str) -> None:
+    def begin_graceful(self, cause: str) -> None:
         """Begin the graceful shutdown; repeats change nothing. The deadline counts from here."""
         if self.state.begun:
             return
-        config = self.master.config
+        config = self.situation.config
         delay = f"; serving on for {config.drain_delay:g} s of them" if config.drain_delay else ""
-        self.master.log.info(f"stopping ({cause}): requests under way have {config.graceful_timeout:g} s{delay}")
+        self.log.info(f"stopping ({cause}): requests under way have {config.graceful_timeout:g} s{delay}")
         now = time.monotonic()
         self.enter(shutdown.begin(self.state, cause, now, config.drain_delay, config.graceful_timeout))
-        self.turn()
+        self.turn(now)
 
     def cut_short(self, cause: str) -> None:
         """Begin the fast one."""
         self.enter(shutdown.fast(self.state, cause, time.monotonic()))
 
-    def turn(self) -> None:
+    @property
+    def state(self) -> shutdown.Shutdown:
+        return self.situation.shutdown
+
+    def soonest(self, now: float) -> float:
+        return self.state.look_again(now)
+
+    def turn(self, now: float) -> None:
         """Enter every phase for which it is time."""
-        now = time.monotonic()
         while self.state.moving:
             held = self.state.phase == shutdown.DRAINING and self.clear(now)
             handshakes = self.state.phase == shutdown.HANDSHAKES and self.handshakes_under_way()
@@ -79,12 +102,12 @@ class Ending:
             self.queue.answer_rest()
 
     def put_off(self, seconds: float) -> None:
-        self.state = shutdown.put_off(self.state, seconds)
+        self.situation.shutdown = shutdown.put_off(self.state, seconds)
 
     def enter(self, after: shutdown.Shutdown) -> None:
-        before, self.state = self.state, after
+        before, self.situation.shutdown = self.state, after
         if not before.begun:
-            self.master.not_ready()
+            self.tell_parts()
         if before.phase != after.phase:
             failpoint(f"master.{after.phase}")
             PHASES[after.phase](self)
@@ -93,7 +116,7 @@ class Ending:
 
     def owned(self) -> list[Listener]:
         """The listeners that were bound here and are open. Others are their makers', and so are who waits there."""
-        return [listener for listener in self.master.listeners if listener.owned]
+        return [listener for listener in self.listeners if listener.owned]
 
     def anybody(self) -> bool:
         """Does a client wait in one of the queues?"""
@@ -105,14 +128,14 @@ class Ending:
     def take_in(self) -> None:
         """Whoever has connected goes into the hand-off queue, as long as there is room."""
         try:
-            for number, listener in enumerate(self.master.listeners):
+            for number, listener in enumerate(self.listeners):
                 for _ in range(AT_ONCE):
                     arrived = listener.accept() if listener.owned and self.queue.has_room() else None
                     if arrived is None:
                         break
                     self.queue.put(number, *arrived)
         except OSError as error:
-            self.master.log.debug(f"who has connected has to wait: {error.strerror}")
+            self.log.debug(f"who has connected has to wait: {error.strerror}")
 
     def clear(self, now: float) -> bool:
         """Has another process a listening socket? Who comes meanwhile is left to workers that serve the sockets' queues
@@ -124,7 +147,7 @@ class Ending:
             self.take_in()
         return bool(self.owned() and self.population.listening())
 
-    def finish(self) -> None:
+    def refuse_rest(self) -> None:
         """No worker is left: refuse everybody who waits."""
         self.close()
         self.queue.end()
@@ -140,9 +163,10 @@ class Ending:
         """Drain everything; workers that leave already have no more time than the others. Those that boot are waited
         for if clients are, and nobody else can answer them; but not at the first start."""
         self.patience = time.monotonic() + shutdown.TICK
-        boots = self.master.state.phase != rollout.STARTING and not self.master.responder.on and self.anybody()
-        self.population.finish(self.state.deadline, boots=boots)
-        self.master.tell(rollout.Stop())
+        starting = self.situation.state.phase == rollout.STARTING
+        boots = not starting and not self.responder.on and self.anybody()
+        self.population.drain_all(self.state.deadline, boots=boots)
+        self.tell(rollout.Stop())
 
     def wait_for_handshakes(self) -> None:
         """Nothing: ``handshakes_under_way`` does it, if there are any."""
@@ -163,7 +187,7 @@ class Ending:
                 if listener.tcp:
                     linux.drop_new_handshakes(listener.fileno())
             except OSError as error:  # recent kernels want CAP_NET_ADMIN for it
-                self.master.log.debug(
+                self.log.debug(
                     f"{listener.url}: new handshakes cannot be held off ({error.strerror}): "
                     "one that ends in the moment in which the socket is closed is reset"
                 )
@@ -177,7 +201,7 @@ class Ending:
 
     def cut(self) -> None:
         self.population.quit()
-        self.master.tell(rollout.Stop())
+        self.tell(rollout.Stop())
 
 
 PHASES: dict[str, Callable[[Ending], None]] = {

@@ -7,7 +7,6 @@ back by closing it. An operator's command has a ticket without a socket, and is 
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import time
 
@@ -15,6 +14,7 @@ from pyserve.app.alone import RETRY_AFTER
 from pyserve.config import checkurl
 from pyserve.ipc.channel import ProtocolError, drain
 from pyserve.master.children import Pressure
+from pyserve.master.parts import NEVER, Part
 from pyserve.rules import gate, rollout
 
 TYPE_CHECKING = False
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from typing import Any, NamedTuple
 
     from pyserve.ipc.channel import Message
+    from pyserve.ipc.log import Log
     from pyserve.ipc.scoreboard import Slot
     from pyserve.master.children import WorkerProcess
-    from pyserve.master.population import Population
+    from pyserve.master.watch import Watch
 else:
     from pyserve.records import NamedTuple
 
@@ -77,13 +78,17 @@ def ticket_socket(message: Message) -> socket.socket:
     return sock
 
 
-class Exclusion:
-    def __init__(self, population: Population) -> None:
-        self.population = population
-        self.log = population.log
+class Exclusion(Part):
+    name = "exclusion"
+
+    def __init__(self, workers: dict[int, WorkerProcess], news: list[rollout.Event], watch: Watch, log: Log) -> None:
+        """workers: by the rollout's id; news: for the rollout, told when the actions under way are done."""
+        self.workers = workers
+        self.news = news
+        self.watch = watch
+        self.log = log
         self.state = gate.State()
         self.parties: dict[int, Party] = {}  # by ticket
-        self.tickets: dict[int, int] = {}  # by the descriptor of a worker's end
         self.last_ticket = 0
         self.maintenance = 0  # its ticket; 0: it is off
         self.closed_since = 0.0  # CLOCK_MONOTONIC seconds
@@ -106,8 +111,7 @@ class Exclusion:
             "closed_since": self.closed_since,
         }
 
-    def go_on(self, record: dict[str, Any]) -> None:
-        """Go on from such a record."""
+    def resume(self, record: dict[str, Any]) -> None:
         owner = gate.Ticket(**record["owner"]) if record["owner"] else None
         self.state = gate.State(
             phase=record["phase"],
@@ -145,7 +149,7 @@ class Exclusion:
     @property
     def active(self) -> int:
         """Requests in the app."""
-        return sum(process.slot.get("active") for process in self.population.workers.values())
+        return sum(process.slot.get("active") for process in self.workers.values())
 
     def keeps(self, worker_id: int) -> bool:
         """Does a request of this worker close the gate?"""
@@ -172,7 +176,7 @@ class Exclusion:
 
     def blocks_all(self, serving: list[int], now: float) -> bool:
         """Can none of these workers even say no, and have those who wait been in the queue for long enough?"""
-        owner, workers = self.state.owner, self.population.workers
+        owner, workers = self.state.owner, self.workers
         if owner is None or now < self.patient_until:
             return False
         deaf = self.detained.keys() | {
@@ -180,16 +184,16 @@ class Exclusion:
         }
         return deaf.issuperset(serving)
 
-    def soonest(self, latest: float, now: float) -> float:
-        """When ``turn``, or somebody who asks ``blocks_all``, has something to do; at the latest ``latest``."""
+    def soonest(self, now: float) -> float:
+        """When ``turn``, or somebody who asks ``blocks_all``, has something to do."""
         patient_until = self.patient_until
-        return min(latest, gate.next_event(self.state), patient_until if patient_until > now else latest)
+        return min(gate.next_event(self.state), patient_until if patient_until > now else NEVER)
 
     # What happens.
 
-    def turn(self) -> None:
+    def turn(self, now: float) -> None:
         if self.state.owner is not None or self.state.waiting:
-            self.tell(gate.Tick(time.monotonic()))
+            self.tell(gate.Tick(now))
 
     def ask(self, party: Party, ticket: gate.Ticket) -> int:
         """The ticket's number; ``party.told`` may be called before this returns."""
@@ -274,8 +278,8 @@ class Exclusion:
         if len(self.parties) >= MOST_WAITING:
             self.answer(party, f"{MOST_WAITING} others wait already")
             return
-        self.tickets[sock.fileno()] = self.last_ticket + 1
-        self.population.epoll.register(sock.fileno(), select.EPOLLIN)
+        ticket = self.last_ticket + 1
+        self.watch.add(sock.fileno(), lambda _events: self.hang_up(ticket))
         self.ask(
             party,
             gate.Ticket(
@@ -300,20 +304,15 @@ class Exclusion:
 
     def drop(self, party: Party) -> None:
         if party.socket is not None:
-            if self.tickets.pop(party.socket.fileno(), None) is not None:
-                self.population.epoll.unregister(party.socket.fileno())
+            self.watch.drop(party.socket.fileno())
             drain(party.socket)
             party.socket.close()
             party.socket = None
 
-    def hear(self, fd: int) -> bool:
-        """A ticket's socket is readable: it is given back. False if it is none of ours."""
-        ticket = self.tickets.get(fd)
-        if ticket is None:
-            return False
+    def hang_up(self, ticket: int) -> None:
+        """A ticket's socket is readable: it is given back."""
         self.drop(self.parties[ticket])
         self.give_back(ticket)
-        return True
 
     # What the gate asks for.
 
@@ -336,7 +335,7 @@ class Exclusion:
     def close(self, action: gate.Close) -> None:
         party = self.parties[action.owner.id]
         self.closed_since = self.closed_since or time.monotonic()
-        for process in self.population.workers.values():
+        for process in self.workers.values():
             process.slot.set("gate", action.epoch)
         self.pause_all(party)
         self.tell_rollout()
@@ -344,11 +343,11 @@ class Exclusion:
     def tell_rollout(self) -> None:
         """Nothing voluntary happens to a worker while a request is alone."""
         closed = not self.is_open and not self.owned_by_operator
-        others = [event for event in self.population.news if not isinstance(event, rollout.Gate)]
-        self.population.news[:] = [rollout.Gate(closed), *others]  # it holds for what has happened meanwhile, too
+        others = [event for event in self.news if not isinstance(event, rollout.Gate)]
+        self.news[:] = [rollout.Gate(closed), *others]  # it holds for what has happened meanwhile, too
 
     def pause_all(self, party: Party) -> None:
-        for process in self.population.workers.values():
+        for process in self.workers.values():
             if process.worker.id in self.state.serving:
                 self.pause(process, party)
 
@@ -375,7 +374,7 @@ class Exclusion:
     def open(self, action: gate.Open) -> None:
         if self.is_open:  # else the next one has it already
             self.closed_since = 0.0
-        for process in self.population.workers.values():
+        for process in self.workers.values():
             process.slot.set("gate", 0)
             if process.worker.id in self.state.serving:
                 process.channel.send("RESUME", epoch=action.epoch)
@@ -394,7 +393,7 @@ class Exclusion:
         party.told(action.why)
 
     def interrupt(self, owner: gate.Ticket) -> None:
-        process = self.population.workers.get(owner.worker)
+        process = self.workers.get(owner.worker)
         if process is not None and not process.leaving:
             why = f"{self.parties[owner.id].name} has run alone for longer than its timeout ({owner.timeout:g} s)"
             process.pressure = Pressure.request(time.monotonic(), why)
@@ -406,6 +405,6 @@ class Exclusion:
         self.pressed = None
 
     def kill(self, worker_id: int) -> None:
-        process = self.population.workers.get(worker_id)
+        process = self.workers.get(worker_id)
         if process is not None:
             process.kill("it did not become idle in time for an exclusive request that asked for this")

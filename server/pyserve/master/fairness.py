@@ -11,7 +11,7 @@ it, but can say so at once; when no worker can, the responder does.
 
 from __future__ import annotations
 
-import time
+from pyserve.master.parts import NEVER, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,21 +47,19 @@ def to_relieve(loads: Iterable[Load], now: float, helped: bool) -> tuple[list[in
     return [load.id for load in busy if load.connections], bool(busy)
 
 
-class Fairness:
+class Fairness(Part):
     def __init__(self, population: Population) -> None:
         self.population = population
         self.last_look = self.next_look = 0.0
         self.requests = 0  # that have ended, when it was last looked at
         self.closely_until = 0.0
 
-    def soonest(self, latest: float) -> float:
-        """When to look next, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
-        sooner = self.last_look + CLOSELY if self.population.exclusion.detained else latest
-        return min(latest, self.next_look, sooner)
+    def soonest(self, now: float) -> float:
+        sooner = self.last_look + CLOSELY if self.population.exclusion.detained else NEVER
+        return min(self.next_look, sooner)
 
-    def turn(self) -> None:
-        now = time.monotonic()
-        if self.soonest(now + 1.0) > now:
+    def turn(self, now: float) -> None:
+        if self.soonest(now) > now:
             return
         workers = self.population.workers
         considered = self.population.takers | self.population.exclusion.detained.keys()

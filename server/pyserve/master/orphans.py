@@ -12,13 +12,16 @@ import os
 import signal
 
 from pyserve.master.children import QUIT_GRACE, WorkerProcess, Zygote
+from pyserve.master.parts import NEVER, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import NamedTuple
 
+    from pyserve.ipc.log import Log
     from pyserve.master.children import Child
-    from pyserve.master.population import Population
+    from pyserve.master.parts import Situation
 else:
     from pyserve.records import NamedTuple
 
@@ -56,12 +59,15 @@ def is_copy(pid: int) -> bool:
     return state != "Z" and int(session) == os.getsid(0) and bool(int(flags) & NEVER_EXECUTED)
 
 
-class Orphans:
-    """The master calls ``turn`` each time it wakes; ``soonest`` says when it must, at the latest."""
-
-    def __init__(self, population: Population) -> None:
-        self.population = population
-        self.log = population.log
+class Orphans(Part):
+    def __init__(
+        self, children: Callable[[], Sequence[Child]], awaited: dict[int, int | None], situation: Situation, log: Log
+    ) -> None:
+        """children: those of ours that live; awaited: by pid, other processes that the master has started."""
+        self.children = children
+        self.awaited = awaited
+        self.situation = situation
+        self.log = log
         self.look_at = 0.0  # CLOCK_MONOTONIC seconds
         self.ended: list[Tie] = []  # who has ended since the last look: what is new then was left by them
         self.known: dict[int, Tie] = {}
@@ -83,37 +89,38 @@ class Orphans:
         if self.told.pop(pid, None):
             self.ended.append(Tie(f"pid {pid}", NOW))
 
-    def soonest(self, latest: float) -> float:
-        return min([latest, *self.told.values()])
+    def soonest(self, now: float) -> float:
+        return min(self.told.values(), default=NEVER)
 
-    def turn(self, now: float, graceful_timeout: float, deadline: float) -> None:
-        """``deadline``: by when everything is to have ended."""
+    def turn(self, now: float) -> None:
         # A worker that has not said its pid yet could be taken for one of them.
-        if (self.ended or now >= self.look_at) and all(worker.pid for worker in self.population.workers.values()):
+        if (self.ended or now >= self.look_at) and all(child.pid for child in self.children()):
             self.look_at = now + LOOK_EVERY
             self.look()
-            patience = max(QUIT_GRACE, min(graceful_timeout, deadline - now))
+            graceful, deadline = self.situation.config.graceful_timeout, self.situation.shutdown.deadline
+            patience = max(QUIT_GRACE, min(graceful, deadline - now))
             for pid, tie in list(self.known.items()):
                 if self.is_over(tie):
                     self.end(pid, tie.name, now, patience)
         for pid in [pid for pid, until in self.told.items() if now >= until]:
             self.log.warning(f"pid {pid}, which the app had forked, has not ended on a SIGTERM: it is killed")
-            self.told[pid] = float("inf")
+            self.told[pid] = NEVER
             os.kill(pid, signal.SIGKILL)
 
     def look(self) -> None:
         """Find those that are new."""
         tie = min(self.ended, key=lambda tie: tie.ends_with, default=DETACHED)
         self.ended = []
-        ours = {child.pid for child in self.population.children()} | self.population.awaited.keys()
+        ours = {child.pid for child in self.children()} | self.awaited.keys()
         for pid in adopted() - ours - self.known.keys() - self.told.keys():
             self.known[pid] = tie
 
     def is_over(self, tie: Tie) -> bool:
         """Has everything ended that it was to end with?"""
         if tie.ends_with == SERVER:
-            return self.population.stopping and not self.population.children()
-        return all(child.generation != tie.ends_with for child in self.population.loaded())
+            return self.situation.stopping and not self.children()
+        loaded = (child for child in self.children() if isinstance(child, (WorkerProcess, Zygote)))
+        return all(child.generation != tie.ends_with for child in loaded)
 
     def end(self, pid: int, name: str, now: float, patience: float) -> None:
         if not is_copy(pid):

@@ -7,11 +7,12 @@ outrank messages: a child has ended when waitpid says so, or when its channel ha
 from __future__ import annotations
 
 import os
-import select
 import signal
+import sys
 import time
 
 from pyserve.config import checkurl
+from pyserve.config.config import Config
 from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.ipc import namedfds
 from pyserve.ipc.channel import Channel, LostError, ProtocolError
@@ -23,6 +24,7 @@ from pyserve.master.deaths import explain, loss, unexplained_kill
 from pyserve.master.exclusion import Exclusion
 from pyserve.master.findings import Findings
 from pyserve.master.orphans import Orphans
+from pyserve.master.parts import NEVER, Part
 from pyserve.rules import rollout
 from pyserve.rules.suspects import Suspects
 from pyserve.system import called, pidfds
@@ -33,13 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pyserve.config.config import Config
     from pyserve.ipc.channel import Message
-    from pyserve.ipc.handoff import HandoffQueue
-    from pyserve.ipc.logs import LogFiles
-    from pyserve.ipc.scoreboard import Scoreboard
+    from pyserve.master.belongings import Belongings
     from pyserve.master.children import Child
-    from pyserve.master.listeners import Listener
+    from pyserve.master.parts import Situation
+    from pyserve.master.watch import Watch
 
 
 A_TURN = 100  # messages of a child that are heard, and children that are reaped, before others have their turn
@@ -49,43 +49,43 @@ FAST = "fast shutdown"
 STOPPING = "it had not booted when the server stopped"
 
 
-class Population:
+class Population(Part):
     """All zygotes and workers; ``failure`` is the last one's (exit code, reason)."""
+
+    name = "population"
 
     def __init__(
         self,
-        listeners: list[Listener],
-        logs: LogFiles,
-        scoreboard: Scoreboard,
-        queue: HandoffQueue,
-        first: tuple[int, Channel] | None,
-        epoll: select.epoll,
+        belongings: Belongings,
+        watch: Watch,
+        situation: Situation,
         tell: Callable[[rollout.Event], None],
+        first: tuple[int, Channel] | None,
     ) -> None:
-        self.listeners = listeners
-        self.logs = logs
-        self.log = logs.error
-        self.epoll = epoll
+        self.belongings = belongings
+        self.log = belongings.logs.error
+        self.scoreboard = belongings.scoreboard
+        self.watch = watch
+        self.situation = situation
         self.tell = tell
-        self.scoreboard = scoreboard
-        self.queue = queue
         self.takers: set[int] = set()  # of connections from the queue: ids
         self.helped = False  # the responder is another one
         self.first = first  # generation 1's zygote, which has its CONFIG
         self.workers: dict[int, WorkerProcess] = {}  # by rollout's id
         self.zygotes: list[Zygote] = []
         self.responder: ResponderProcess | None = None
-        self.exclusion = Exclusion(self)
-        self.orphans = Orphans(self)
-        self.by_fd: dict[int, Child] = {}
         self.news: list[rollout.Event] = []  # what happened while the rollout's actions were being done
+        self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
+        self.exclusion = Exclusion(self.workers, self.news, watch, self.log)
+        self.orphans = Orphans(self.children, self.awaited, situation, self.log)
         self.failure: tuple[int, str] = (ExitCode.APP, "")
         self.oom_kills = OomKills()
         self.findings = Findings()
-        self.links: dict[str, str] = {}  # on the ways to what was called, and where they led at the start
+        config = situation.config
+        program = os.path.join(config.sources.cwd, sys.argv[0])
+        ways = [config.sources.cwd, config.chdir, program, called.interpreter()]
+        self.links = called.links(ways)  # on the ways to what was called, and where they led at the start
         self.suspects = Suspects()
-        self.stopping = False  # from here on, requests that are cut count
-        self.awaited: dict[int, int | None] = {}  # the statuses of others that somebody has started, by their pids
         self.able = True  # are these workers of a class that takes connections from the hand-off queue?
         self.heirs: set[int] = set()  # of what is in the hand-off queue when everything drains: the workers' ids
         self.cut = 0
@@ -95,12 +95,20 @@ class Population:
     def __bool__(self) -> bool:
         return bool(self.workers or self.zygotes or self.responder or self.news or self.orphans)
 
+    def turn(self, now: float) -> None:
+        self.flush()
+        self.reap()
+
+    def soonest(self, now: float) -> float:
+        return now if self.more_ended else NEVER
+
     def children(self) -> list[WorkerProcess | Zygote | ResponderProcess]:
         return [*self.workers.values(), *self.zygotes, *([self.responder] if self.responder else [])]
 
     def carried(self) -> dict[str, Any]:
         """Only what is told is gone from ``news``."""
         return {
+            "configs": {str(child.generation): child.config.carried() for child in self.loaded()},
             "workers": [process.carried() for process in self.workers.values()],
             "zygotes": [zygote.carried() for zygote in self.zygotes],
             "responder": self.responder and self.responder.carried(),
@@ -114,15 +122,15 @@ class Population:
         """The children that have a generation, and its configuration."""
         return [*self.workers.values(), *self.zygotes]
 
-    def go_on(self, record: dict[str, Any], configs: dict[int, Config]) -> None:
-        """Take over the children of a master of which ``carried`` was the record. configs: those of the generations."""
+    def resume(self, record: dict[str, Any]) -> None:
+        configs = {int(generation): Config.resume(each) for generation, each in record["configs"].items()}
         for each in record["workers"]:
             process = WorkerProcess.resume(each, configs[each["worker"]["generation"]], self.scoreboard)
             self.workers[process.worker.id] = process
         self.zygotes = [Zygote.resume(each, configs[each["plain"]["generation"]]) for each in record["zygotes"]]
         self.responder = ResponderProcess.resume(record["responder"]) if record["responder"] else None
         for child in self.children():
-            self.watch(child)  # which finds the end of a channel once more, if it was found before
+            self.hear_of(child)  # which finds the end of a channel once more, if it was found before
             child.at_end_of_file = False
         self.failure = (record["failure"][0], record["failure"][1])
         self.links = record["links"]
@@ -148,13 +156,11 @@ class Population:
             time.monotonic(), timeout, f"the app did not load within boot_timeout ({timeout:g} s)"
         )
         self.zygotes.append(zygote)
-        self.watch(zygote)
+        self.hear_of(zygote)
         if first:
             return
         try:
-            zygotes.configure(
-                channel, config, generation, preload, self.listeners, self.scoreboard, self.queue, self.logs
-            )
+            zygotes.configure(channel, config, generation, preload, self.belongings)
         except (OSError, ValueError) as error:
             self.stop_zygote(zygote)
             self.not_started(generation, f"its configuration cannot be handed over: {error}")
@@ -172,16 +178,13 @@ class Population:
         self.failure = (ExitCode.INTERNAL, reason)
         self.news.append(rollout.LoadFailed(generation, reason, time.monotonic()))
 
-    def watch(self, child: Child) -> None:
+    def hear_of(self, child: Child) -> None:
         """Wake up when a child says something, and, once its pid is known, when it ends."""
-        for fd in (child.channel.fileno(), child.pidfd):
-            if fd != pidfds.NONE and fd not in self.by_fd:
-                self.by_fd[fd] = child
-                self.epoll.register(fd, select.EPOLLIN)
-
-    def forget(self, fd: int) -> None:
-        if self.by_fd.pop(fd, None) is not None:
-            self.epoll.unregister(fd)
+        channel, end = child.channel.fileno(), child.pidfd
+        if channel not in self.watch:
+            self.watch.add(channel, lambda _events: self.read(child))
+        if end != pidfds.NONE and end not in self.watch:
+            self.watch.add(end, lambda _events: None)  # there is nothing to read: reap() finds who has ended
 
     def stop_zygotes(self, generation: int) -> None:
         for zygote in self.zygotes:
@@ -223,7 +226,7 @@ class Population:
         )
         self.workers[worker.id] = process
         self.tell_siblings()
-        self.watch(process)
+        self.hear_of(process)
         channel_end, bell_end = ends
         fds = [channel_end, process.stacks.fd, bell_end]
         try:
@@ -315,7 +318,7 @@ class Population:
     def accepting(self) -> list[WorkerProcess]:
         return [p for p in self.workers.values() if p.worker.state == rollout.SERVING and not p.leaving]
 
-    def finish(self, deadline: float, *, boots: bool) -> None:
+    def drain_all(self, deadline: float, *, boots: bool) -> None:
         """Everything is about to drain: see who serves the hand-off queue to its end, and let those that leave already
         have no more time than the others. ``boots``: workers that boot shall, if there is nobody else."""
         there = self.workers.values()
@@ -369,7 +372,7 @@ class Population:
     def reopen_logs(self) -> None:
         for child in self.children():
             try:
-                namedfds.send(child.channel, "REOPEN", self.logs.named())
+                namedfds.send(child.channel, "REOPEN", self.belongings.logs.named())
             except OSError as error:  # it had to wait, and there was no descriptor for that
                 self.log.error(f"{child.name} writes on into the old log files: {error.strerror}")
 
@@ -383,13 +386,6 @@ class Population:
                     self.give_up(child, f"nothing can be said to it: {error.strerror}")
 
     # Hearing.
-
-    def hear(self, fd: int) -> None:
-        child = self.by_fd.get(fd)
-        if child is not None and fd != child.pidfd:  # of a pidfd there is nothing to read: reap() finds who has ended
-            self.read(child)
-        else:
-            self.exclusion.hear(fd)
 
     def read(self, child: Child, most: int = A_TURN) -> None:
         """Take what a child has said; at the end of its channel, wait for the kernel to say how it ended.
@@ -419,7 +415,7 @@ class Population:
             return True
         if message is None:
             child.at_end_of_file = True
-            self.forget(child.channel.fileno())
+            self.watch.drop(child.channel.fileno())
             if isinstance(child, WorkerProcess) and not child.pid:
                 self.worker_ended(child)
             return False
@@ -437,7 +433,7 @@ class Population:
     def give_up(self, child: Child, why: str) -> None:
         """Hear nothing more of a child, and end it. The line on its end says why."""
         child.at_end_of_file = True
-        self.forget(child.channel.fileno())
+        self.watch.drop(child.channel.fileno())
         child.kill(why)
         if isinstance(child, WorkerProcess) and not child.pid:
             self.log.error(f"{child.name} is given up: {why}")
@@ -549,7 +545,7 @@ class Population:
         if pid in others or not pidfds.is_child(pid):
             raise ProtocolError(f"HELLO from pid {pid}, which cannot be")
         process.identify(pid)
-        self.watch(process)
+        self.hear_of(process)
         if process.killed_because == STOPPING:
             process.kill(STOPPING)
 
@@ -569,7 +565,8 @@ class Population:
 
     def reap(self) -> None:
         """Take the statuses of children that have ended, and tell what could not be told before."""
-        news, self.news = self.news, []
+        news = self.news[:]
+        self.news.clear()
         for event in news:
             self.tell(event)
         self.more_ended = True  # for all that is known: an app can have them end as fast as they are reaped
@@ -632,7 +629,7 @@ class Population:
         clean = process.status == 0 and process.leaving
         if not clean:
             process.count_cut()
-        if self.stopping:
+        if self.situation.stopping:
             self.cut += process.cut
             self.lost += 0 if clean else max(0, process.slot.get("connections") - process.cut)
             self.takers.discard(process.worker.id)
@@ -646,7 +643,11 @@ class Population:
         if clean:
             self.log.info(f"{process.name} has left ({process.leaving})")
         elif process.killed_because not in (FAST, STOPPING):
-            level = self.log.info if process.boot_failure or (self.stopping and not process.pid) else self.log.error
+            level = (
+                self.log.info
+                if process.boot_failure or (self.situation.stopping and not process.pid)
+                else self.log.error
+            )
             level(f"{process.name} {ended}{lost}")
             if not process.leaving and (suspicion := self.suspects.note(inside, now)):
                 self.log.error(suspicion)
@@ -654,8 +655,8 @@ class Population:
         self.tell(rollout.WorkerGone(process.worker.id, reason, now, has_served))
 
     def bury(self, child: Child) -> None:
-        self.forget(child.channel.fileno())
-        self.forget(child.pidfd)
+        self.watch.drop(child.channel.fileno())
+        self.watch.drop(child.pidfd)
         child.close()
 
     def explain(self, child: Child) -> str:

@@ -13,6 +13,7 @@ import time
 
 from pyserve.master.children import DUMPED, GOES_ON, HEARD, INTERRUPTED, KILLED, Pressure, WorkerProcess, Zygote
 from pyserve.master.deaths import named
+from pyserve.master.parts import NEVER, Part
 from pyserve.rules import rollout
 from pyserve.words import count
 
@@ -22,25 +23,21 @@ if TYPE_CHECKING:
     from pyserve.master.children import ResponderProcess
     from pyserve.master.population import Population
 
-NEVER = float("inf")
 BLOCKED = 3.0  # seconds without a heartbeat, of which there is one in each second
 
 
-class Pressing:
-    """The master calls ``turn`` each time it wakes, at the latest when ``soonest`` says; ``put_off`` if it slept."""
-
+class Pressing(Part):
     def __init__(self, population: Population) -> None:
         self.population = population
         self.log = population.log
         self.awake_since = 0.0  # CLOCK_MONOTONIC seconds; what was to be seen before was not looked at in time
 
-    def soonest(self, latest: float) -> float:
-        """When the next child is late, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
+    def soonest(self, now: float) -> float:
+        """When the next child is late."""
         pressed = (child.pressure.next for child in self.population.children() if child.pressure)
-        return min([latest, *pressed, *map(self.late_at, self.population.workers.values())])
+        return min([NEVER, *pressed, *map(self.late_at, self.population.workers.values())])
 
     def put_off(self, seconds: float) -> None:
-        """We have not looked for so long: nobody is late because of that."""
         self.awake_since = time.monotonic()
         for child in self.population.children():
             if child.pressure:
@@ -48,8 +45,7 @@ class Pressing:
         for process in self.population.workers.values():
             process.deadline += seconds
 
-    def turn(self) -> None:
-        now = time.monotonic()
+    def turn(self, now: float) -> None:
         for process in list(self.population.workers.values()):
             self.watch_request(process, now)
         for child in self.population.children():

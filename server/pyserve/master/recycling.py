@@ -10,6 +10,7 @@ import os
 import random
 
 from pyserve.master.children import KILLED
+from pyserve.master.parts import Part
 from pyserve.rules import rollout
 
 TYPE_CHECKING = False
@@ -71,8 +72,10 @@ def resident(pid: int) -> int:
         return 0
 
 
-class Recycling:
+class Recycling(Part):
     """Looks at the workers, and tells the rollout which of them are worn."""
+
+    name = "recycling"
 
     def __init__(self, workers: dict[int, WorkerProcess], tell: Callable[[rollout.Event], None], log: Log) -> None:
         self.workers = workers
@@ -88,8 +91,7 @@ class Recycling:
             "worn": list(self.worn),
         }
 
-    def go_on(self, record: dict[str, Any]) -> None:
-        """Go on from such a record."""
+    def resume(self, record: dict[str, Any]) -> None:
         self.limits = {worker: Limits(**limits) for worker, limits in record["limits"]}
         self.worn = set(record["worn"])
 
@@ -97,7 +99,7 @@ class Recycling:
         """Look at the workers that are new, and if it is time to, at all of them."""
         for process in list(self.workers.values()):
             if process.worker.state == rollout.SERVING and process.worker.id not in self.limits:
-                self.limits[process.worker.id] = self.begin(process, self.measure(process), now)
+                self.limits[process.worker.id] = self.first_limits(process, self.measure(process), now)
         if now < self.next_look:
             return
         self.next_look = now + LOOK_EVERY
@@ -126,7 +128,7 @@ class Recycling:
             process.slot.set("rss", memory)
         return memory
 
-    def begin(self, process: WorkerProcess, memory: int, now: float) -> Limits:
+    def first_limits(self, process: WorkerProcess, memory: int, now: float) -> Limits:
         """The limits of a worker that is seen for the first time."""
         limits = draw(process.config, now)
         if limits.memory and memory >= limits.memory:  # else it would be replaced without end

@@ -8,12 +8,11 @@ the replacement, which is there in milliseconds.
 
 from __future__ import annotations
 
-import time
-
 from pyserve.master import zygotes
 from pyserve.master.children import Pressure, ResponderProcess
 from pyserve.master.deaths import explain
 from pyserve.master.exclusion import Notice
+from pyserve.master.parts import Part
 from pyserve.rules import rollout
 from pyserve.words import count
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyserve.config.config import Config
+    from pyserve.master.parts import Situation
     from pyserve.master.population import Population
 
 PROGRAM = "from pyserve_workers.programs.responder import main; main()"
@@ -46,13 +46,14 @@ def worth_saying(state: rollout.State, nobody_since: float, now: float) -> bool:
     return rollout.retry_at(state) - now > WORTH_SAYING or now - nobody_since > PATIENCE
 
 
-class Responder:
-    """Told the rollout's state in each turn of the master's loop."""
+class Responder(Part):
+    name = "responder"
 
     PLAIN = ("nobody_since", "needed_until", "on", "deaths", "start_at", "answered")  # attributes that are carried
 
-    def __init__(self, population: Population) -> None:
+    def __init__(self, population: Population, situation: Situation) -> None:
         self.population = population
+        self.situation = situation
         self.exclusion = population.exclusion
         self.blocked = False  # is every worker in a request that is alone, or wants to be?
         self.log = population.log
@@ -67,8 +68,8 @@ class Responder:
     def carried(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.PLAIN}
 
-    def go_on(self, record: dict[str, Any]) -> None:
-        """Go on from such a record; what was said to the process is said again."""
+    def resume(self, record: dict[str, Any]) -> None:
+        """What was said to the process is said again."""
         for name in self.PLAIN:
             setattr(self, name, record[name])
 
@@ -76,13 +77,13 @@ class Responder:
     def process(self) -> ResponderProcess | None:
         return self.population.responder
 
-    def turn(self, state: rollout.State, config: Config, stop_deadline: float) -> None:
-        now = time.monotonic()
+    def turn(self, now: float) -> None:
+        state, config = self.situation.state, self.situation.config
         self.blocked = self.exclusion.blocks_all(serving(state), now)
         self.notice_end(now)
         if state.phase == rollout.STOPPING:
             self.population.let_help(False)
-            self.dismiss(config, stop_deadline, final=True)
+            self.dismiss(config, self.situation.shutdown.deadline, final=True)
         elif self.blocked or nobody_serves(state):
             self.nobody_since = self.nobody_since or now
             self.be_there(state, config, now)
@@ -144,10 +145,9 @@ class Responder:
         process.pressure = Pressure.boot(now, config.boot_timeout, "it was not ready within boot_timeout")
         population.responder = process
         population.tell_takers()
-        population.watch(process)
+        population.hear_of(process)
         try:
-            opened, queue = population.listeners, population.queue
-            zygotes.configure(channel, config, 0, "never", opened, population.scoreboard, queue, population.logs)
+            zygotes.configure(channel, config, 0, "never", population.belongings)
         except (OSError, ValueError) as error:
             self.log.error(f"responder: its configuration cannot be handed over: {error}")
             process.kill("it has no configuration")

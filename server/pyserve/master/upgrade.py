@@ -21,6 +21,7 @@ import time
 from pyserve.failpoint import failpoint
 from pyserve.master import carried
 from pyserve.master.deaths import explain
+from pyserve.master.parts import NEVER, Part
 from pyserve.rules import rollout
 from pyserve.system import called, linux, memfile
 
@@ -61,9 +62,7 @@ class Proof(NamedTuple):
     until: float  # CLOCK_MONOTONIC seconds
 
 
-class Upgrade:
-    """The master asks with ``ask``, and lets it go on with ``turn`` in each turn of its loop."""
-
+class Upgrade(Part):
     def __init__(self, master: Master) -> None:
         self.master = master
         self.log = master.log
@@ -80,23 +79,22 @@ class Upgrade:
             self.log.info("upgrade: one is under way")
             return
         self.become(WAITING)
-        if self.master.state.phase not in SETTLED:
+        if self.master.situation.state.phase not in SETTLED:
             self.log.info("upgrade: it waits until the generation that is on its way serves or is given up")
-        elif not self.master.population.exclusion.quiet:
+        elif not self.master.exclusion.quiet:
             self.log.info("upgrade: it waits until nobody runs alone, or wants to")
 
     @property
     def quiet(self) -> bool:
         """Is nothing else under way, and nothing left to be told?"""
         master = self.master
-        settled = master.state.phase in SETTLED and master.population.exclusion.quiet
+        settled = master.situation.state.phase in SETTLED and master.exclusion.quiet
         return settled and not master.population.news and not master.signals
 
-    def soonest(self, latest: float) -> float:
-        """When ``turn`` is to be called next, at the latest ``latest``; CLOCK_MONOTONIC seconds."""
-        return min(latest, self.proof.until) if self.proof else latest
+    def soonest(self, now: float) -> float:
+        return self.proof.until if self.proof else NEVER
 
-    def turn(self) -> None:
+    def turn(self, now: float) -> None:
         if self.phase == WAITING and self.quiet:
             self.prove()
         elif self.proof:
@@ -104,8 +102,8 @@ class Upgrade:
         if self.phase == PROVEN and self.quiet:
             self.execute()
 
-    def cancel(self) -> None:
-        """The master stops: there is nothing to upgrade any more."""
+    def stop(self) -> None:
+        """There is nothing to upgrade any more."""
         if self.phase != IDLE:
             self.log.info("upgrade given up: pyserve is stopping")
             self.end_proof()
@@ -122,7 +120,8 @@ class Upgrade:
         self.become(PROVING)
         opened: list[int] = []
         try:
-            record = {**self.master.carried(), "control": []}  # their connections are not held open by the child
+            record = self.master.carried()
+            record["parts"].pop("control", None)  # whose connections are not to be held open by the child
             opened.append(carried.pack(record))
             opened.append(memfile.create("proof"))
             state, output = opened
@@ -134,12 +133,12 @@ class Upgrade:
             return
         os.close(state)
         self.master.population.awaited[pid] = None
-        self.proof = Proof(pid, output, time.monotonic() + self.master.config.boot_timeout)
+        self.proof = Proof(pid, output, time.monotonic() + self.master.situation.config.boot_timeout)
         self.log.info(f"upgrade: pid {pid} tries whether the pyserve that is installed now can take over")
 
     def fork(self, state: int, output: int, shared: list[int]) -> int:
         """The child's pid. All that is left to do there is the exec."""
-        command = [*own_command(self.master.config.sources.cwd), PROVE, str(state)]
+        command = [*own_command(self.master.situation.config.sources.cwd), PROVE, str(state)]
         usual = self.master.hold_signals()  # which the child does not take back: they are for the master
         try:
             pid = os.fork()
@@ -176,7 +175,7 @@ class Upgrade:
             self.log.info(f"upgrade: pyserve {version} can take over")
             self.become(PROVEN)
             return
-        timeout = self.master.config.boot_timeout
+        timeout = self.master.situation.config.boot_timeout
         ended = explain(status) if status is not None else f"did not end within boot_timeout ({timeout:g} s)"
         self.fail(f"the pyserve that is installed now {ended}\n{said}".rstrip())
 
@@ -201,10 +200,10 @@ class Upgrade:
         if not self.quiet:  # a signal has come
             signal.pthread_sigmask(signal.SIG_SETMASK, usual)
             return
-        if master.control:
-            master.control.dismiss("pyserve is being upgraded: ask again")
+        for part in master.parts:
+            part.hand_over()
         shared: list[int] = []
-        command = own_command(master.config.sources.cwd)
+        command = own_command(master.situation.config.sources.cwd)
         try:
             record = master.carried()
             state = carried.pack(record)

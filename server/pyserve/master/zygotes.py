@@ -24,14 +24,9 @@ from pyserve.system import called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pyserve.config.config import Config
     from pyserve.ipc.channel import Channel
-    from pyserve.ipc.handoff import HandoffQueue
-    from pyserve.ipc.logs import LogFiles
-    from pyserve.ipc.scoreboard import Scoreboard
-    from pyserve.master.listeners import Listener
+    from pyserve.master.belongings import Belongings
 
 MOST_HANDED_OVER = 1024
 DEFAULTS = (_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD)  # signals that mean to it what they usually mean
@@ -157,35 +152,25 @@ def launch(program: str) -> tuple[int, Channel]:
     return pid, Channel(socket(fileno=fd), blocking=False)
 
 
-def configure(
-    channel: Channel,
-    config: Config,
-    generation: int,
-    preload: str,
-    opened: Iterable[Listener],
-    scoreboard: Scoreboard,
-    queue: HandoffQueue,
-    logs: LogFiles,
-) -> None:
+def configure(channel: Channel, config: Config, generation: int, preload: str, belongings: Belongings) -> None:
     """Tell a zygote what it is to load, and hand over what its workers will use. OSError, ValueError: it cannot be."""
     from pyserve.ipc import namedfds
 
-    opened = list(opened)
     namedfds.send(
         channel,
         "CONFIG",
         {
-            "scoreboard": [scoreboard.fd],
-            "queue": list(queue.fds),
-            "listeners": [listener.fileno() for listener in opened],
-            **logs.named(),
+            "scoreboard": [belongings.scoreboard.fd],
+            "queue": list(belongings.queue.fds),
+            "listeners": [listener.fileno() for listener in belongings.listeners],
+            **belongings.logs.named(),
         },
         generation=generation,
         master=os.getpid(),
         config=config.values(),
         spool_dir_given=config.spool_dir_given,
         preload=preload,
-        listeners=[listener.describe() for listener in opened],
+        listeners=[listener.describe() for listener in belongings.listeners],
     )
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from pyserve.app.alone import Terms
     from pyserve.ipc.channel import Message
-    from pyserve_workers.classes.loop import LoopWorker
+    from pyserve_workers.classes.connections import Connections
+    from pyserve_workers.classes.host import Host
     from pyserve_workers.native.connection import Connection
 
 POLLIN = 1
@@ -80,8 +81,9 @@ class Ticket:
 class Gatekeeper:
     """One for each worker. Threads and greenlets of the app call ``enter_alone``; all else is the loop's."""
 
-    def __init__(self, worker: LoopWorker) -> None:
+    def __init__(self, worker: Host, table: Connections) -> None:
         self.worker = worker
+        self.table = table
         self.slot = worker.slot
         self.lock = allocate_lock()
         self.tickets: dict[int, Ticket] = {}  # by the descriptor of the request's client
@@ -233,7 +235,7 @@ class Gatekeeper:
         """``"GET /path"`` of the request whose client this is; empty if it is none."""
         if fd < 0:
             return ""
-        return self.worker.connections[fd].request_line if self.worker.concurrent else self.slot.request_line
+        return self.table.open[fd].request_line if self.worker.concurrent else self.slot.request_line
 
     def answer(self, fd: int, ticket: Ticket) -> Refused | None:
         """The master's answer, or None if it grants the gate."""

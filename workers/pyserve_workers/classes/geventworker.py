@@ -148,11 +148,11 @@ class GeventWorker(LoopWorker):
             while alone and not self.over.is_set():
                 # A timer that has fired is not active any more: whoever it wakes may be next in this round of the hub.
                 alone = loop.activecnt == OWN_WATCHERS and not loop.pendingcnt
-                self.turn(self.patience if alone and not self.pending else 0.0)
+                self.turn(self.patience if alone and not self.table.pending else 0.0)
                 self.bunch.push()
                 if self.state == "draining" and self.drained():
                     self.over.set()
-            if self.pending:
+            if self.table.pending:
                 loop.run_callback(self.pool.go)  # after greenlets that can go on
         except Relieved:
             raise
@@ -212,8 +212,7 @@ class GeventWorker(LoopWorker):
     def quiet(self, connection: Connection) -> None:
         """A request waits: what its client sends meanwhile must not wake anybody, and no response waits for it."""
         self.bunch.push()
-        self.epoll.modify(connection.fd, QUIET)
-        self.interest[connection.fd] = QUIET
+        self.table.watch(connection, QUIET)
         if len(self.pool.busy) >= self.pool.limit and not self.full:
             self.full = True
             for listener_fd in self.listeners.keys() - set(self.paused):
@@ -223,7 +222,7 @@ class GeventWorker(LoopWorker):
     def done(self, connection: Connection, wanted: int) -> None:
         """A request that waited is over."""
         self.after(connection, wanted)
-        if self.pending:
+        if self.table.pending:
             self.hub.loop.run_callback(self.pool.go)
         if self.full and len(self.pool.busy) < self.pool.limit:
             self.full = False
@@ -287,7 +286,7 @@ class GeventWorker(LoopWorker):
                     self.interrupt(connection, "is cut: the graceful timeout is over")
         if self.pool.busy and now < self.deadline + CUT_GRACE:
             return False
-        self.close_all()
+        self.table.close_all()
         return True
 
 

@@ -23,7 +23,9 @@ from pyserve_workers.native.parcel import FDS, LostError, can_travel, receive, s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyserve_workers.classes.loop import LoopWorker
+    from pyserve_workers.classes.connections import Connections
+    from pyserve_workers.classes.host import Host
+    from pyserve_workers.classes.shedding import Shedding
     from pyserve_workers.native.connection import Connection
 
 BATCH = 4  # connections that are taken before other work has its turn; one, where a request keeps the others waiting
@@ -35,8 +37,10 @@ SLACK = 1  # connections above its share that a worker may have
 class Handoff:
     """One worker's: taking while it serves, giving while it leaves."""
 
-    def __init__(self, worker: LoopWorker) -> None:
+    def __init__(self, worker: Host, table: Connections, shedding: Shedding) -> None:
         self.worker = worker
+        self.table = table
+        self.shedding = shedding
         self.outlet, self.inlet = worker.generation.handoff_fds
         self.listening = False  # the queue is in epoll
         self.aside_until = 0.0  # not 0: it is not, for a moment
@@ -53,13 +57,13 @@ class Handoff:
         """Begin to take, if the master lets it."""
         self.leaving = False
         if self.worker.may_take and not self.listening and not self.shut_down:
-            self.worker.epoll.register(self.inlet, EPOLLIN | EPOLLEXCLUSIVE)
+            self.table.epoll.register(self.inlet, EPOLLIN | EPOLLEXCLUSIVE)
             self.listening = True
 
     def ignore(self) -> None:
         self.aside_until = 0.0
         if self.listening:
-            self.worker.epoll.unregister(self.inlet)
+            self.table.epoll.unregister(self.inlet)
             self.listening = False
 
     def obey(self) -> None:
@@ -75,7 +79,7 @@ class Handoff:
         quick = worker.never_busy or bool(worker.slot.get("gate"))  # what it takes is answered at once, with 503
         taken, batch = 0, BATCH if worker.concurrent or quick else 1
         if self.listening:
-            self.worker.shedding.make_room()
+            self.shedding.make_room()
         while self.listening and taken < batch and self.has_room() and self.take_one():
             taken += 1
         if not self.listening:
@@ -89,7 +93,7 @@ class Handoff:
 
     def take_one(self) -> bool:
         """False if the queue is empty."""
-        shedding = self.worker.shedding
+        shedding = self.shedding
         for _ in range(FDS):  # without a free descriptor the kernel would drop the connection's
             close(shedding.reserve.pop())
         try:
@@ -113,16 +117,16 @@ class Handoff:
             return False
         connection, wanted = arrived
         if wanted:
-            self.worker.keep(connection, wanted)
+            self.table.keep(connection, wanted)
             if connection.pending or self.worker.final:  # then: before it can count as idle
-                self.worker.pending.append(connection)
+                self.table.pending.append(connection)
         return True
 
     def has_room(self) -> bool:
         """Is there a place for one more connection, and a descriptor to spare?"""
-        shedding = self.worker.shedding
+        shedding = self.shedding
         shedding.refill()
-        return len(shedding.reserve) == RESERVE and shedding.held() < self.worker.limit
+        return len(shedding.reserve) == RESERVE and shedding.held() < self.table.limit
 
     def share(self) -> float:
         """How many connections those have on average that take: this one, and others of its generation."""
@@ -167,7 +171,7 @@ class Handoff:
             self.offer_all()
 
     def offer_all(self) -> None:
-        for connection in travellers(self.worker.connections):
+        for connection in travellers(self.table.open):
             if not self.leaving or self.blocked:
                 return
             self.offer(connection)
@@ -175,7 +179,7 @@ class Handoff:
     def offer(self, connection: Connection) -> None:
         """Give a connection away, if it can travel and there is somebody to take it."""
         worker = self.worker
-        if self.blocked or connection in worker.taken or not can_travel(connection):
+        if self.blocked or connection in self.table.taken or not can_travel(connection):
             return
         if worker.final or worker.orphaned:  # the server stops by now, and with its master all others end
             self.linger()
@@ -183,22 +187,21 @@ class Handoff:
         if not worker.slot.get("takers"):
             self.wait()
             return
-        fd = connection.fd
-        worker.epoll.unregister(fd)
+        self.table.pause(connection)
         failure = send(self.outlet, connection, worker.ways_in)
         if failure == 0:
             self.given += 1
             self.stuck_since = 0.0
-            worker.after(connection, 0)
+            self.table.forget(connection)
             return
-        worker.epoll.register(fd, worker.interest.get(fd, EPOLLIN))
+        self.table.resume(connection)
         if failure not in PASSES:
             worker.log.error(f"connections cannot be given to other workers: {os.strerror(failure)}")
             self.linger()
             return
         self.wait()
         if failure == EAGAIN and not self.awaiting:
-            worker.epoll.register(self.outlet, EPOLLOUT)
+            self.table.epoll.register(self.outlet, EPOLLOUT)
             self.awaiting = True
 
     def wait(self) -> None:
@@ -207,7 +210,7 @@ class Handoff:
 
     def stop_waiting(self) -> None:
         if self.awaiting:
-            self.worker.epoll.unregister(self.outlet)
+            self.table.epoll.unregister(self.outlet)
             self.awaiting = False
         self.blocked = False
 
@@ -219,7 +222,7 @@ class Handoff:
         if self.blocked and time.monotonic() >= self.stuck_since + timeout:
             self.worker.log.warning(
                 f"no worker has taken this one's connections for {timeout:g} s: "
-                f"{len(self.worker.connections)} of them end here, those that idle soon"
+                f"{len(self.table.open)} of them end here, those that idle soon"
             )
             self.linger()
 

@@ -16,6 +16,7 @@ from collections import namedtuple
 from pyserve.app import alone
 from pyserve.system.suspension import Suspension
 from pyserve.words import count
+from pyserve_workers.classes.connections import Connections
 from pyserve_workers.classes.gatekeeper import Gatekeeper
 from pyserve_workers.classes.handoff import Handoff
 from pyserve_workers.classes.shedding import Shedding
@@ -75,22 +76,19 @@ class LoopWorker(Worker):
         no_copies_yet()
         self.context.draining_event = self.make_draining_event()
         self.main_thread = get_ident()
-        self.gatekeeper = self.context.gatekeeper = Gatekeeper(self)
+        self.table = Connections(self.epoll, self.slot, config.limit_connections)
+        self.connections = self.table.open
+        self.gatekeeper = self.context.gatekeeper = Gatekeeper(self, self.table)
         alone.kept_by(self.gatekeeper)
         self.access_log = access_log
         self.losses = AccessLosses(self.log, access_log)
-        self.connections: dict[int, Connection] = {}
-        self.interest: dict[int, int] = {}  # what epoll watches for, where it is not EPOLLIN
         self.listeners: dict[int, Listener] = {}
         self.ways_in = [Listener("http", it["server_name"], it["server_port"]) for it in self.generation.listeners]
         self.paused: list[int] = []  # listeners that are out of epoll until the next sweep
         self.unserved: dict[int, Listener] = {}  # those whose queues are to be served to their end, without a master
-        self.limit = config.limit_connections
-        self.shedding = Shedding(self)
-        self.handoff = Handoff(self)
+        self.shedding = Shedding(self, self.table)
+        self.handoff = Handoff(self, self.table, self.shedding)
         self.stale = False  # the app has run since epoll was asked: meanwhile the master may have said something
-        self.pending: list[Connection] = []  # with complete requests in their buffers, for the next turn
-        self.taken: set[Connection] = set()  # others are at work on these
         timeouts = [config.header_timeout, config.body_timeout, config.write_timeout, config.keep_alive]
         if self.concurrent:  # else the master watches over them
             timeouts += [config.timeout, config.request_deadline]
@@ -133,7 +131,7 @@ class LoopWorker(Worker):
 
     def go_on(self, connections: list[Connection]) -> None:
         """Requests that were held may try again, in the next turn."""
-        self.pending += connections
+        self.table.pending += connections
 
     def listen(self) -> None:
         for fd, way_in in zip(self.generation.listener_fds, self.ways_in, strict=True):
@@ -143,10 +141,9 @@ class LoopWorker(Worker):
 
     def turn(self, patience: float) -> None:
         """Do all that is ready, and once in a while look for what is late."""
-        connections = self.connections
-        if self.pending:
-            for _ in range(len(self.pending)):
-                self.answer(self.pending.pop(0), 0)
+        connections, pending = self.connections, self.table.pending
+        for _ in range(len(pending)):
+            self.answer(pending.pop(0), 0)
         waiting: list[int] = []
         for fd, events in self.poll(patience):
             if (ready := connections.get(fd)) is not None:
@@ -175,23 +172,12 @@ class LoopWorker(Worker):
 
     def after(self, connection: Connection, wanted: int) -> None:
         """Have epoll watch for what the connection wants next; 0: it has closed itself."""
-        fd = connection.fd
-        if wanted == 0:
-            if self.connections.get(fd) is connection:  # else the number is another's already
-                self.interest.pop(fd, None)
-                del self.connections[fd]
-                self.slot.set("connections", len(self.connections))
-        else:
-            if connection.pending:
-                self.pending.append(connection)
-            if wanted != self.interest.get(fd, select.EPOLLIN):
-                self.epoll.modify(fd, wanted)
-                self.interest[fd] = wanted
-            if self.handoff.leaving:
-                self.handoff.offer(connection)
+        self.table.after(connection, wanted)
+        if wanted and self.handoff.leaving:
+            self.handoff.offer(connection)
 
     def take_in(self, fd: int) -> None:
-        self.keep(Connection(self.context, fd, self.ways_in[0]))
+        self.table.keep(Connection(self.context, fd, self.ways_in[0]))
 
     # Accepting.
 
@@ -219,10 +205,10 @@ class LoopWorker(Worker):
             return
         if connection is not None:
             self.rotate(listener_fd)
-            if len(self.connections) < self.limit:
+            if len(self.connections) < self.table.limit:
                 self.welcome(connection)
                 return
-            self.keep(connection)
+            self.table.keep(connection)
             if self.shedding.finds_room():
                 self.answer(connection, select.EPOLLIN)
             else:
@@ -242,18 +228,8 @@ class LoopWorker(Worker):
 
     def welcome(self, connection: Connection) -> None:
         """Serve what a new connection has sent already."""
-        self.keep(connection)
+        self.table.keep(connection)
         self.answer(connection, select.EPOLLIN)
-
-    def keep(self, connection: Connection, wanted: int = select.EPOLLIN) -> None:
-        """Have epoll watch for what a new connection wants."""
-        fd = connection.fd
-        self.connections[fd] = connection
-        self.interest.pop(fd, None)
-        self.slot.set("connections", len(self.connections))
-        self.epoll.register(fd, wanted)
-        if wanted != select.EPOLLIN:
-            self.interest[fd] = wanted
 
     def pause_accepting(self, listener_fd: int) -> None:
         """The system has no descriptor or no memory for one more connection: let the queue wait, rather than spin."""
@@ -284,7 +260,7 @@ class LoopWorker(Worker):
         if missed := self.suspension.over(self.sweep_every, now):
             put_off(self.connections, missed)
         for connection in expired(self.connections, now):
-            if connection not in self.taken:
+            if connection not in self.table.taken:
                 self.after(connection, connection.expire())
         self.shedding.sweep(now)
         self.losses.look()
@@ -294,7 +270,7 @@ class LoopWorker(Worker):
         for fd in self.gatekeeper.late(now):
             self.interrupt_alone(fd)
         if self.state == "draining" and now >= self.linger_until:
-            used = {*self.taken, *self.pending}
+            used = {*self.table.taken, *self.table.pending}
             for connection in [c for c in self.connections.values() if c.idle and c not in used]:
                 self.after(connection, connection.retire())
         self.accept_rest()  # last: what they have sent is read before they can count as idle
@@ -348,7 +324,7 @@ class LoopWorker(Worker):
         for fd, about in list(self.unserved.items()):
             try:
                 while (connection := accept(self.context, fd, about)) is not None:
-                    self.keep(connection)
+                    self.table.keep(connection)
             except OSError as error:
                 self.log.debug(f"the rest of the queue has to wait: {error.strerror}")
                 continue
@@ -369,7 +345,7 @@ class LoopWorker(Worker):
         if time.monotonic() < self.deadline:
             return self.is_done()
         self.count_unfinished()
-        self.close_all()
+        self.table.close_all()
         return True
 
     def count_unfinished(self) -> None:
@@ -393,8 +369,3 @@ class LoopWorker(Worker):
         self.log.debug(f"it gave {self.handoff.given} connections to other workers")
         self.context.complaints.tell(time.monotonic())
         super().end()
-
-    def close_all(self) -> None:
-        for connection in list(self.connections.values()):
-            connection.close()
-        self.connections.clear()

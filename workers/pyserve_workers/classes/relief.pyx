@@ -100,7 +100,7 @@ cdef class Relief:
         cdef Connection connection
         if not self.on or not self.context.running or self.context.slot.takers == 0:
             return 0
-        for connection in list(self.worker.pending):
+        for connection in list(self.worker.table.pending):
             if connections.get(connection.fd) is connection and not self.give_one(connection, connections):
                 return 0
         ready = epoll_wait(self.epoll, events, MOST, 0)   # not a moment: who waits in it is woken by new clients
@@ -129,7 +129,7 @@ cdef class Relief:
                 PyErr_SetFromErrno(OSError)
             return False
         del connections[fd]
-        self.worker.interest.pop(fd, None)
+        self.worker.table.interest.pop(fd, None)
         self.context.slot.connections = len(connections)
         self.given += 1
         return True

@@ -24,7 +24,8 @@ from pyserve_workers.native.spells import Spell
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyserve.ipc.log import Log
-    from pyserve_workers.classes.loop import LoopWorker
+    from pyserve_workers.classes.connections import Connections
+    from pyserve_workers.classes.host import Host
     from pyserve_workers.native.connection import Connection
 
 ANSWER = (
@@ -66,11 +67,12 @@ class Shortage:
 class Shedding:
     """One worker's. The loop asks it when a connection is above the limit, and when accepting has failed."""
 
-    def __init__(self, worker: LoopWorker) -> None:
+    def __init__(self, worker: Host, table: Connections) -> None:
         self.worker = worker
+        self.table = table
         self.given_up: list[Connection] = []  # oldest first; those that have closed are forgotten at the next need
         self.reserve: list[int] = []
-        self.at_once = max(1, min(AT_ONCE, worker.limit // 16))
+        self.at_once = max(1, min(AT_ONCE, table.limit // 16))
         self.look_again = 0.0  # until then no connection will have idled for long
         self.connections = Shortage(worker.log)
         self.descriptors = Shortage(worker.log)
@@ -78,16 +80,16 @@ class Shedding:
 
     def finds_room(self) -> bool:
         """One more connection is open than limit_connections allows. May it stay?"""
-        if self.held() <= self.worker.limit:
+        if self.held() <= self.table.limit:
             return True
-        self.connections.note(f"limit_connections = {self.worker.limit} is reached")
+        self.connections.note(f"limit_connections = {self.table.limit} is reached")
         self.close_idle(self.connections)
-        return self.held() <= self.worker.limit
+        return self.held() <= self.table.limit
 
     def make_room(self) -> None:
         """One more wants to come, from another worker: at the limit, who has idled longest has to go for it."""
-        if self.held() >= self.worker.limit:
-            self.connections.note(f"limit_connections = {self.worker.limit} is reached")
+        if self.held() >= self.table.limit:
+            self.connections.note(f"limit_connections = {self.table.limit} is reached")
             self.close_idle(self.connections)
 
     def turn_away(self, connection: Connection) -> None:
@@ -107,14 +109,14 @@ class Shedding:
         if accepted is None:
             worker.pause_accepting(listener_fd)
             return
-        worker.keep(accepted)
+        self.table.keep(accepted)
         self.descriptors.refused += 1
         self.give_up(accepted, accepted.turn_away(ANSWER))
 
     def sweep(self, now: float) -> None:
         """Once in a while: is it over?"""
         self.refill()
-        if self.connections.spell.began and self.held() < self.worker.limit:
+        if self.connections.spell.began and self.held() < self.table.limit:
             self.connections.end(now)
         if len(self.reserve) == RESERVE:
             self.descriptors.end(now)
@@ -124,14 +126,14 @@ class Shedding:
     def held(self) -> int:
         """How many connections are open and not given up."""
         self.given_up = [connection for connection in self.given_up if connection.state != CLOSED]
-        return len(self.worker.connections) - len(self.given_up)
+        return len(self.table.open) - len(self.given_up)
 
     def close_idle(self, shortage: Shortage) -> None:
         now = time.monotonic()
         if now < self.look_again:
             return
-        longest = idle_longest(self.worker.connections, now, IDLE_LONG, self.at_once)
-        idle = [connection for connection in longest if connection not in self.worker.taken]
+        longest = idle_longest(self.table.open, now, IDLE_LONG, self.at_once)
+        idle = [connection for connection in longest if connection not in self.table.taken]
         if not idle:
             self.look_again = now + IDLE_LONG / 4
         for connection in idle:
@@ -143,9 +145,9 @@ class Shedding:
         if len(self.given_up) >= TURNED_AWAY:
             oldest = self.given_up.pop(0)
             oldest.close()
-            self.worker.after(oldest, 0)
+            self.table.after(oldest, 0)
         self.given_up.append(connection)
-        self.worker.after(connection, wanted)
+        self.table.after(connection, wanted)
 
     # The reserve.
 

@@ -41,12 +41,12 @@ class SyncWorker(LoopWorker):
     def serve(self) -> None:
         self.epoll_fd = self.epoll.fileno()
         while not self.drained():
-            self.turn(0.0 if self.pending else self.patience)
+            self.turn(0.0 if self.table.pending else self.patience)
 
     def poll(self, patience: float) -> list[tuple[int, int]]:
         """Serves the connections that are ready, natively; the rest is for the loop."""
         others, changed, served = serve_ready(
-            self.epoll_fd, self.context, self.connections, self.listeners, self.limit, patience
+            self.epoll_fd, self.context, self.connections, self.listeners, self.table.limit, patience
         )
         self.stale = served > 0 or len(others) > 1
         for connection, wanted in changed:
@@ -65,9 +65,9 @@ class SyncWorker(LoopWorker):
             self.stay(connection, wanted)
 
     def stay(self, connection: Connection, wanted: int) -> None:
-        self.keep(connection, wanted)
+        self.table.keep(connection, wanted)
         if connection.pending:
-            self.pending.append(connection)
+            self.table.pending.append(connection)
 
     def answer(self, connection: Connection, events: int) -> None:
         self.after(connection, connection.serve(events))

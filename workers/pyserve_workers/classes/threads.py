@@ -9,7 +9,7 @@ thread of the pool lead again.
 The main thread never runs the app: it is there for signals and the master, whatever the app's threads do.
 
 ``self.tables`` is held by whoever touches the loop's tables (all that is not a Connection here): the leader, except
-while it polls or is in the app, and a thread whose request has ended. A connection in ``self.taken`` is left alone by
+while it polls or is in the app, and a thread whose request has ended. A connection in ``table.taken`` is left alone by
 all but the thread that has it.
 """
 
@@ -261,7 +261,7 @@ class ThreadsWorker(LoopWorker):
             self.tell_stacks(sys._getframe())
 
     def close_all(self) -> None:
-        super().close_all()
+        self.table.close_all()
         self.queue.clear()
         self.held.clear()
 
@@ -318,11 +318,11 @@ class ThreadsWorker(LoopWorker):
         self.tables.release()
         if crowded:  # who comes now must wait anyway: look at all of them together
             time.sleep(TOGETHER)
-        found = self.epoll.poll(0.0 if self.pending else patience)
+        found = self.epoll.poll(0.0 if self.table.pending else patience)
         self.tables.acquire()
         self.bunch.is_open = self.leader is not None and len(found) > 1
-        for _ in range(len(self.pending)):
-            yield self.pending.pop(0).fd, 0
+        for _ in range(len(self.table.pending)):
+            yield self.table.pending.pop(0).fd, 0
         waiting = []
         for event in found:
             if event[0] in self.listeners or event[0] == self.handoff.inlet:
@@ -348,7 +348,7 @@ class ThreadsWorker(LoopWorker):
             self.told()
         elif listener_fd == self.handoff.inlet:
             self.handoff.take()
-        elif len(self.taken) < self.size:
+        elif len(self.table.taken) < self.size:
             self.accept_one(listener_fd)
         else:  # other workers may have time, and if not, it can as well wait in the kernel
             self.full = True
@@ -356,11 +356,11 @@ class ThreadsWorker(LoopWorker):
             self.paused.append(listener_fd)
 
     def answer(self, connection: Connection, events: int) -> None:
-        if connection in self.taken:
+        if connection in self.table.taken:
             self.mute(connection, events)
         elif self.leader is None and not events & select.EPOLLOUT and (self.held or self.is_full()):
-            self.epoll.unregister(connection.fd)
-            self.taken.add(connection)
+            self.table.pause(connection)
+            self.table.taken.add(connection)
             self.held.append(connection)
         elif self.read(connection):
             self.begin(connection)
@@ -371,7 +371,7 @@ class ThreadsWorker(LoopWorker):
             connection.gone()
         if connection not in self.muted:
             try:
-                self.epoll.unregister(connection.fd)
+                self.table.pause(connection)
             except OSError:
                 return  # the thread that has it has just closed it
             self.muted.add(connection)
@@ -383,7 +383,7 @@ class ThreadsWorker(LoopWorker):
         """Read what there is; True if a request is complete, which is then the caller's to care for."""
         wanted = connection.receive()
         if wanted == REQUEST:
-            self.taken.add(connection)
+            self.table.taken.add(connection)
             return True
         self.after(connection, wanted)
         return False
@@ -489,20 +489,19 @@ class ThreadsWorker(LoopWorker):
         if connection in self.muted:
             self.muted.discard(connection)
             if wanted:
-                self.epoll.register(connection.fd, wanted)
-                self.interest[connection.fd] = wanted
+                self.table.resume(connection, wanted)
         if connection.pending and self.leader is not me and not self.handoff.leaving:
             self.wait(connection)
         else:
-            self.taken.discard(connection)
+            self.table.taken.discard(connection)
             self.after(connection, wanted)
 
     def find_work(self, me: AppThread) -> bool:
         """Make room, and take the request that has waited longest; else the thread is idle."""
         while self.held and not self.is_full():
             connection = self.held.popleft()
-            self.taken.discard(connection)
-            self.epoll.register(connection.fd, self.interest.get(connection.fd, select.EPOLLIN))
+            self.table.taken.discard(connection)
+            self.table.resume(connection)
             if self.read(connection):
                 self.wait(connection)
         if self.queue:

@@ -1,0 +1,28 @@
+"""What a command of the control socket is.
+
+A command is a conversation, a generator that the control lets go on in each turn of the master's loop. It yields a pair
+(event, fields) to say something, or seconds to wait: it goes on in the next turn, at the latest after so long. It
+returns the fields of the last line: ``ok``, ``text``, and more. When its client has gone it is closed: what must be
+undone then belongs into a ``finally``.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Any, NamedTuple
+
+    Conversation = Generator[tuple[str, dict[str, Any]] | float, None, dict[str, Any]]
+else:
+    from pyserve.records import NamedTuple
+
+
+class Command(NamedTuple):
+    converse: Callable[..., Conversation]
+    arguments: dict[str, Any]  # name → default; what is given has the same type
+    overhears: bool = False  # is what the master logs meanwhile a part of the answer?
+
+
+def answer(ok: bool, text: str, **more: Any) -> dict[str, Any]:
+    return {"ok": ok, "text": text, **more}
