@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyserve import __version__
 from pyserve.config import arguments, config
 from pyserve.errors import ExitCode, PyserveError
 from pyserve.system import called
@@ -34,13 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    given = arguments.plain(argv)
-    mode = "serve"
-    if given is None:
-        from pyserve.config import options
+    given, mode = arguments.read(argv)
+    if mode == "help":
+        from pyserve.config.helptext import helptext
 
-        given, mode = options.parse(argv)
-    if mode == "done":  # help or the version was printed
+        say(helptext().rstrip())
+        return ExitCode.OK
+    if mode == "version":
+        say(f"pyserve {__version__}")
         return ExitCode.OK
     current = config.load(given, os.environ, called.directory(os.environ), need_app=mode != "print")
     if mode == "print":

@@ -46,11 +46,7 @@ def prove(argv: Sequence[str], state: int) -> int:
 
 def accept_configuration(argv: Sequence[str], master: Master) -> None:
     """Read it as a reload of this version would. PyserveError says what is wrong."""
-    given = arguments.plain(argv)
-    if given is None:
-        from pyserve.config import options
-
-        given, _ = options.parse(argv)
+    given, _ = arguments.read(argv)
     config.load(given, os.environ, master.situation.config.sources.cwd)
 
 

@@ -15,7 +15,7 @@ import pytest
 from hostile_worker.shell import Shell, hostile
 from lifecycle.operator import CTL
 from pyserve.control import statuspage
-from pyserve.control.control import VERSION
+from pyserve.control.conversation import VERSION
 from support.processes import GENEROUS
 
 pytestmark = pytest.mark.usefixtures("worker_class")

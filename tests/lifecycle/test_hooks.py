@@ -12,6 +12,7 @@ import pytest
 from lifecycle.load import Load
 from lifecycle.project import Project, in_app
 from pyserve.app import lifecycle
+from pyserve.system.signals import LET_GO, STACKS
 from support import Server, serve
 
 # An app that knows nothing of pyserve; each function notes that it has run.
@@ -263,3 +264,31 @@ def test_gevent_hooks_may_start_greenlets(project: Project) -> None:
         server.stop()
         assert told(server) == ["beats True"]
         assert "failed" not in server.log
+
+
+@pytest.mark.usefixtures("worker_class")
+def test_what_the_master_signals_is_no_timeout_of_a_hook(project: Project) -> None:
+    """A worker may be told to let go of the listening sockets while its hooks run. (That cut the hook.)"""
+    project.append(
+        "\n@pyserve.on_destroy(timeout=60)\ndef stop(signal):\n"
+        "    print('hook begins', flush=True)\n"
+        "    while not os.path.exists('go'):\n        time.sleep(0.01)\n"
+        "    print('hook has ended', flush=True)\n"
+    )
+    with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
+        worker = server.workers()[0]
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("hook begins")
+        for number in (LET_GO, STACKS):
+            os.kill(worker, number)
+        server.wait_for(lambda: not pending(worker))
+        project.folder.joinpath("go").touch()
+        assert server.wait() == 0
+        assert "hook has ended" in server.log
+        assert "longer than its timeout" not in server.log
+
+
+def pending(pid: int) -> bool:
+    """Has a signal come that the process has not taken yet?"""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(mask, 16) for mask in re.findall(r"^(?:ShdPnd|SigPnd):\s*(\w+)", status, re.MULTILINE))

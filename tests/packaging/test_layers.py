@@ -15,7 +15,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOTS = {"pyserve": ROOT / "server" / "pyserve", "pyserve_workers": ROOT / "workers" / "pyserve_workers"}
-GROUND = {"pyserve", "pyserve_workers", "pyserve.errors", "pyserve.failpoint", "pyserve.records", "pyserve.words"}
+GROUND = {
+    "pyserve",
+    "pyserve_workers",
+    "pyserve.errors",
+    "pyserve.failpoint",
+    "pyserve.records",
+    "pyserve.states",
+    "pyserve.words",
+}
 
 # What a package may import, besides itself and the ground.
 MAY_IMPORT = {

@@ -13,7 +13,6 @@ import pytest
 
 from pyserve.ipc.channel import Channel
 from pyserve.ipc.scoreboard import Scoreboard
-from pyserve.ipc.signals import INTERRUPT_GRACE
 from pyserve.master.children import (
     DUMPED,
     HEARD,
@@ -28,6 +27,8 @@ from pyserve.master.children import (
 )
 from pyserve.master.deaths import explain
 from pyserve.rules.rollout import Worker
+from pyserve.system import signals
+from pyserve.system.signals import INTERRUPT_GRACE
 
 # Pressure.
 
@@ -156,3 +157,8 @@ def test_names(channel: Channel) -> None:
     assert worker.name == "worker 3 gen 2 pid 4711"
     zygote = Zygote(2, None, "auto", channel, 4712)  # type: ignore[arg-type]  # its configuration does not matter here
     assert zygote.name == "zygote 2"
+
+
+def test_every_signal_means_one_thing() -> None:
+    numbers = [value for name, value in vars(signals).items() if name.isupper() and isinstance(value, int)]
+    assert len(numbers) == len(set(numbers)) > 5

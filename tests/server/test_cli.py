@@ -11,12 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pyserve import __version__, cli
-from pyserve.config import arguments, gunicorn_habits, options
+from pyserve.config import arguments, gunicorn_habits
 from pyserve.config.config import Config
 from pyserve.config.settings import SECTIONS, SETTINGS
 from pyserve.errors import AppError, UsageError
@@ -104,7 +101,6 @@ def test_the_reload_that_the_master_gets(master: FakeMaster, tmp_path: Path) -> 
         (["-e", "A=1", "--env", "B=2,3"], "env", ["A=1", "B=2,3"]),
         (["--limit-request-field_size", "100"], "limit_request_field_size", 100),
         (["--limit-request-field-size", "100"], "limit_request_field_size", 100),
-        (["--worker-tmp-dir", "/"], "spool_dir", "/"),
         (["--log-file", "-"], "error_logfile", "-"),
         (["--access-logformat", "--%(h)s"], "access_logformat", "--%(h)s"),
     ],
@@ -137,6 +133,7 @@ NO_TLS = "not available in this version; let a proxy such as nginx or HAProxy sp
         ("a:b --reload", 2, "--reload is not available in this version; send SIGHUP to load changed code"),
         ("a:b c:d", 2, "got unexpected extra argument (c:d)"),
         ("a:b --workers", 2, "option '--workers' requires an argument"),
+        ("a:b --bind --workers 4", 2, "option '--bind' requires an argument"),
         ("a:b --preload=yes", 2, "option '--preload' does not take a value"),
         ("a:b -w four", 2, '--workers "four": expected a whole number'),
         ("a:b -t -1", 2, '--timeout "-1": must be 0 to 7d'),
@@ -174,48 +171,51 @@ def test_what_gunicorn_has_is_either_here_or_told_of() -> None:
 @pytest.mark.parametrize("flag", sorted(gunicorn_habits.OPTIONS))
 def test_no_flag_of_gunicorn_is_ignored(flag: str) -> None:
     with pytest.raises(UsageError) as caught:
-        options.parse(["a:b", flag])
+        arguments.read(["a:b", flag])
     assert caught.value.message == f"{flag} is {gunicorn_habits.OPTIONS[flag]}"
 
 
-# -------------------------------------------------------------------------------------- the two readers of the line
-
-WORDS = st.sampled_from(
-    [flag for setting in SETTINGS for flag in setting.flags]
-    + ["-c", "--config", "--no-preload", "--preload=x", "--bind=a:1", "--workers=", "--env=A=1"]
-    + ["--no-permit-raw-target"]
-    + ["a:b", "4", "-", "", "--", "-4", "-w4", "--colour", "x=y", "=", "--=", "--print-config"]
+@pytest.mark.parametrize(
+    ("line", "given", "mode"),
+    [
+        ("", {}, "serve"),
+        ("-w4 -b :80 -b=:81 a:b", {"workers": "4", "bind": [":80", "=:81"], "app": "a:b"}, "serve"),
+        ("--bind= --timeout=5=6", {"bind": [""], "timeout": "5=6"}, "serve"),
+        ("-- -odd:app", {"app": "-odd:app"}, "serve"),
+        ("- -c x --config=y", {"app": "-", "config": "y"}, "serve"),
+        ("a:b -t -1", {"app": "a:b", "timeout": "-1"}, "serve"),
+        ("a:b --print-config", {"app": "a:b"}, "print"),
+        ("--check-config a:b --check-config", {"app": "a:b"}, "check"),
+        ("--print-config --check-config --version", {}, "version"),
+        ("--version -h", {}, "help"),
+        (
+            "a:b --worker-tmp-dir /dev/shm --worker-tmp-dir=/",
+            {"app": "a:b", "ignored": ["--worker-tmp-dir"] * 2},
+            "serve",
+        ),
+    ],
 )
-
-
-@given(st.lists(WORDS, max_size=6))
-def test_the_plain_reader_agrees_with_click(argv: list[str]) -> None:
-    """Whenever the quick reader is sure, click reads the same."""
-    found = arguments.plain(argv)
-    if found is not None:
-        assert options.parse(argv) == (found, "serve")
+def test_lines(line: str, given: dict[str, object], mode: str) -> None:
+    assert arguments.read(line.split()) == (given, mode)
 
 
 @pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.flags], ids=lambda row: row.name)
-def test_both_readers_know_every_option(setting: Any) -> None:
+def test_every_option_is_read_in_each_form(setting: Any) -> None:
     for flag in setting.flags:
-        argv = ["a:b", flag] if setting.switches else ["a:b", flag, "x"]
-        found = arguments.plain(argv)
-        assert found is not None
-        assert options.parse(argv) == (found, "serve")
-        assert setting.name in found
+        text = setting.switches.get(flag, "x")
+        value = [text] if setting.kind.many else text
+        forms = [[flag]] if setting.switches else [[flag, "x"], [f"{flag}=x" if flag.startswith("--") else f"{flag}x"]]
+        for form in forms:
+            assert arguments.read(form) == ({setting.name: value}, "serve")
 
 
-@pytest.mark.parametrize("line", ["", "a:b", "a:b -w 4 -b :80 -b :81 --timeout=5 -c x --preload --no-preload"])
-def test_plain_lines_need_no_click(line: str) -> None:
-    assert arguments.plain(line.split()) is not None
-
-
-@pytest.mark.parametrize(
-    "line", ["--help", "a:b --print-config", "a:b c:d", "a:b -w", "a:b -w4", "a:b --", "a:b -w -b"]
-)
-def test_anything_else_is_left_to_click(line: str) -> None:
-    assert arguments.plain(line.split()) is None
+def test_an_option_that_does_nothing_is_told_of(master: FakeMaster, tmp_path: Path) -> None:
+    (tmp_path / "pyserve.toml").write_text('worker_tmp_dir = "/dev/shm"\n')
+    assert cli.main(["shop:wsgi", "--worker-tmp-dir", "/dev/shm"]) == 70
+    why = "does nothing: workers need no such file; large bodies wait in files in spool_dir (--spool-dir)"
+    [(config, _)] = master.served
+    assert config.spool_dir == "/tmp"
+    assert config.warnings == [f"--worker-tmp-dir {why}", f"pyserve.toml line 1: worker_tmp_dir {why}"]
 
 
 # --------------------------------------------------------------------------------------- help, version, print, check
@@ -229,6 +229,7 @@ def test_help(flag: str, master: FakeMaster, capsys: pytest.CaptureFixture[str])
     assert max(len(line) for line in text.splitlines()) <= 80
     places = [text.index(f"\n{section}:\n") for section in (*SECTIONS, "Command")]
     assert places == sorted(places)
+    assert "Processes:\n  -w, --workers N " in text
     words = " ".join(text.split())
     for setting in SETTINGS:
         assert setting.variable_name in words
@@ -236,12 +237,6 @@ def test_help(flag: str, master: FakeMaster, capsys: pytest.CaptureFixture[str])
             assert f" {option}" in words
         if setting.flags:
             assert f"[default: {setting.default_shown}{';' if setting.variable else ']'}" in words
-
-
-def test_help_as_click_runs_it() -> None:
-    result = CliRunner().invoke(options.build(), ["--help"], prog_name="pyserve")
-    assert result.exit_code == 0
-    assert "Processes:\n  -w, --workers N " in result.output
 
 
 def test_version(master: FakeMaster, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +319,7 @@ def test_a_plain_start_imports_little(tmp_path: Path) -> None:
         "import sys, os\n"
         "before = set(sys.modules)\n"
         "from pyserve import cli\nfrom pyserve.config import arguments, config\n"
-        "given = arguments.plain(['shop:app', '-w', '4', '-b', ':8000', '-t', '60'])\n"
+        "given, _ = arguments.read(['shop:app', '-w', '4', '-b', ':8000', '-t', '60'])\n"
         "config.load(given, os.environ, os.getcwd())\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )

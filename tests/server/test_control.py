@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from pyserve.control import control
 from pyserve.control.commands import ALL, change, outcome
 from pyserve.control.control import ASKING_LIMIT, OUTBOX_LIMIT, TAKING_LIMIT, Client, RequestError, parse
+from pyserve.control.conversation import VERSION
 from pyserve.rules.rollout import DRAINING, PREPARING, ROLLING, SERVING, SOAKING, STABLE, STOPPING, Plan, State, Worker
 
 NOW = 1000.0
 
 
 def request(**fields: Any) -> bytes:
-    return json.dumps({"version": control.VERSION, **fields}).encode()
+    return json.dumps({"version": VERSION, **fields}).encode()
 
 
 @pytest.mark.parametrize(

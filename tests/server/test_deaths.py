@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pyserve.ipc.signals import END
 from pyserve.master.deaths import MEMORY, NOT_MEMORY, SOMEBODY, explain, loss, signal_name, unexplained_kill
+from pyserve.system.signals import END
 
 
 def exited(code: int) -> int:

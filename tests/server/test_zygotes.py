@@ -13,10 +13,10 @@ import pytest
 
 from pyserve.ipc import CHANNEL_FD
 from pyserve.ipc.channel import Channel
-from pyserve.ipc.signals import BLOCKED
 from pyserve.master import zygotes
 from pyserve.master.zygotes import interpreter_options
 from pyserve.system import called
+from pyserve.system.signals import BLOCKED
 
 
 @pytest.mark.parametrize(

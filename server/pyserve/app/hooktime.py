@@ -11,14 +11,13 @@ import signal
 
 from pyserve.errors import HookTimeout
 from pyserve.system import linux
+from pyserve.system.signals import LATE_HOOK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import Any
-
-LATE = signal.SIGRTMIN + 4
 
 
 class Call:
@@ -47,8 +46,8 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
     def late(_number: int, _frame: FrameType | None) -> None:
         call.end()
 
-    signal.signal(LATE, late)
-    linux.start_timer(LATE, seconds)
+    signal.signal(LATE_HOOK, late)
+    linux.start_timer(LATE_HOOK, seconds)
     try:
         return function()
     finally:

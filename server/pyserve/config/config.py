@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pyserve.config import addresses, contradictions
+from pyserve.config import addresses, arguments, contradictions
 from pyserve.config.given import Given, Sources
 from pyserve.config.kinds import quoted
 from pyserve.config.settings import BY_NAME, FIXED, MOST_WORKERS, SETTINGS, Setting
@@ -232,7 +232,7 @@ def check_trust(fresh: Config, workers: Config) -> None:
 def resolve(sources: Sources) -> Config:
     """The configuration that the sources make together."""
     warnings: list[str] = []
-    commands = from_command_line(sources.cli)
+    commands = from_command_line(sources.cli, warnings)
     variables = from_environment(sources.environ, warnings)
     early = commands.get("chdir") or variables.get("chdir")
     folder = early.value if early and early.value else ""
@@ -251,10 +251,13 @@ def resolve(sources: Sources) -> Config:
     return Config(values, {name: given[name].origin for name in BY_NAME}, sources, warnings, file)
 
 
-def from_command_line(cli: Mapping[str, Any]) -> dict[str, Given]:
+def from_command_line(cli: Mapping[str, Any], warnings: list[str]) -> dict[str, Given]:
     """What the options say. Repeated ones add up."""
     given = {}
     for name, raw in cli.items():
+        if name == arguments.IGNORED:
+            warnings += [f"{flag} does nothing: {arguments.ignored(flag)}" for flag in raw]
+            continue
         setting = BY_NAME[name]
         texts = raw if isinstance(raw, list) else [raw]
         values = [convert(setting.kind.from_text, text, f"{setting.flag} {quoted(text)}", UsageError) for text in texts]
@@ -300,6 +303,9 @@ def from_file(sources: Sources, folder: str, warnings: list[str]) -> tuple[dict[
     given = {}
     for key, (raw, line) in content.items():
         where = f"{shown} line {line}"
+        if key not in BY_NAME and (why := arguments.ignored("--" + key.replace("_", "-"))):
+            warnings.append(f"{where}: {key} does nothing: {why}")
+            continue
         if key not in BY_NAME:
             raise ConfigError(f"{where}: {unknown_key(key)}")
         given[key] = Given(convert(BY_NAME[key].kind.from_toml, raw, f"{where}: {key} = {quoted(raw)}"), where)
@@ -406,6 +412,8 @@ def complete(given: dict[str, Given], cwd: str) -> None:
         from pyserve.system import cpus
 
         found["workers"] = min(cpus.usable(), MOST_WORKERS)
+    if given["max_requests_jitter"].value is None:
+        found["max_requests_jitter"] = given["max_requests"].value // 10
     if given["limit_connections"].value is None:
         found["limit_connections"] = descriptors.enough_for(descriptors.allowed())
     for name in ("pidfile", "control_socket", "spool_dir", "access_logfile", "error_logfile"):

@@ -79,6 +79,11 @@ OPTIONS = {
     "--no-control-socket": "not available: an empty --control-socket turns it off",
 }
 
+# Options that have no effect here: each with why.
+IGNORED = {
+    "--worker-tmp-dir": "workers need no such file; large bodies wait in files in spool_dir (--spool-dir)",
+}
+
 # Names of gunicorn's configuration files that are spelled differently here.
 KEYS = {
     "wsgi_app": "app",
@@ -89,5 +94,4 @@ KEYS = {
     "keepalive": "keep_alive",
     "preload_app": "preload",
     "raw_env": "env",
-    "worker_tmp_dir": "spool_dir",
 }

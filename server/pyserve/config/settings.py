@@ -231,8 +231,9 @@ SETTINGS = (
         "at once a second, so some more are answered. 0: no limit. Set it when the application leaks a little.",
     ),
     Setting(
-        "max_requests_jitter", "Recycling", ("--max-requests-jitter",), Whole(0, 1_000_000_000), 0,
+        "max_requests_jitter", "Recycling", ("--max-requests-jitter",), Whole(0, 1_000_000_000), None,
         "Up to so many requests, at random, are added to max_requests for each worker: not all are then due at once.",
+        default_text="a tenth of max_requests",
     ),
     Setting(
         "max_memory", "Recycling", ("--max-memory",), Size(0), 0,
@@ -437,7 +438,7 @@ SETTINGS = (
         "than one worker shares it.",
     ),
     Setting(
-        "spool_dir", "Limits", ("--spool-dir", "--worker-tmp-dir"), Optional(Path()), None,
+        "spool_dir", "Limits", ("--spool-dir",), Optional(Path()), None,
         "Directory of the temporary files. The workers' user must be able to write there, which is tried at start and "
         "at each reload. If it cannot be used, one that is given ends the start; where none is given, bodies stay "
         "in memory, and those that do not fit into buffer_memory are refused with 503. Choose one that is on a disk, "

@@ -8,9 +8,9 @@ import time
 from pyserve.app.alone import RETRY_AFTER
 from pyserve.control import gatecommands, status
 from pyserve.control.conversation import Command, answer
-from pyserve.ipc.signals import STACKS
 from pyserve.master.recycling import resident
 from pyserve.rules import rollout
+from pyserve.system.signals import STACKS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def outcome(state: rollout.State, generation: int) -> bool | None:
 # scale and stop
 
 
-def scale(master: Master, workers: str) -> Conversation:
-    yield from ()
+def scale(master: Master, workers: str) -> dict[str, Any]:
     try:
         by = change(workers, master.situation.state.plan.target)
     except ValueError as error:

@@ -20,6 +20,7 @@ import socket
 import time
 
 from pyserve.control.commands import ANY_NUMBER, COMMANDS, RANGES
+from pyserve.control.conversation import VERSION
 from pyserve.errors import BindError
 from pyserve.master.controlsocket import ForbiddenError
 from pyserve.master.parts import NEVER, Part
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from pyserve.master.controlsocket import ControlSocket
     from pyserve.master.master import Master
 
-VERSION = 1
 REQUEST_LIMIT = 64 << 10  # bytes
 OUTBOX_LIMIT = 1 << 20  # bytes that may wait for a client before it is given up
 OUTBOX_ENOUGH = 64 << 10  # bytes that wait for a client before its command goes on
@@ -260,12 +260,16 @@ class Control(Part):
             client.refuse(str(error), now)
             return
         client.overhears = COMMANDS[command].overhears
-        client.conversation = COMMANDS[command].converse(self.master, **arguments)
+        done = COMMANDS[command].run(self.master, **arguments)
+        if isinstance(done, dict):
+            client.end(done, now)
+        else:
+            client.conversation = done
 
     def overhear(self, level: str, text: str) -> None:
         """Tell what the master logs to those whose commands run. It is sent in ``turn``: this may be in any code."""
         for client in self.clients.values():
-            if client.conversation is not None and client.overhears:
+            if client.overhears and not client.answered:
                 client.say("log", {"level": level, "text": text}, time.monotonic())
 
     def turn(self, now: float) -> None:

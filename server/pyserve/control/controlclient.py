@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyserve.config import config
+from pyserve.control.conversation import VERSION
 from pyserve.errors import PyserveError
 from pyserve.system.socketfile import credentials
 
-VERSION = 1
 PATIENCE = 30  # seconds for a server to take a client, and to say the next thing if it is to answer at once
 PLACES = ("/run/pyserve.ctl", "/run/*/pyserve.ctl")
 LIMIT = struct.pack("@ll", PATIENCE, 0)  # struct timeval

@@ -65,7 +65,6 @@ def maintenance(
         if not exclusion.maintained:
             return answer(True, "maintenance was not on", **told(exclusion))
         exclusion.end_maintenance()
-    yield from ()
     return answer(action != "on" or exclusion.alone, described(exclusion), **told(exclusion))
 
 
@@ -127,8 +126,7 @@ def run_alone(
         exclusion.give_back(ticket)
 
 
-def release(master: Master, ticket: int) -> Conversation:
-    yield from ()
+def release(master: Master, ticket: int) -> dict[str, Any]:
     exclusion = master.exclusion
     if ticket not in exclusion.parties or exclusion.parties[ticket].socket is not None:
         return answer(False, f"there is no ticket {ticket}")

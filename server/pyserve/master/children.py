@@ -9,10 +9,10 @@ import time
 
 from pyserve.ipc.channel import BESIDE, FROM_WORKER, FROM_ZYGOTE, ONCE, Channel, ProtocolError
 from pyserve.ipc.scoreboard import RESPONDERS_SLOT, STATES
-from pyserve.ipc.signals import DUMP, INTERRUPT, INTERRUPT_GRACE
 from pyserve.ipc.stackfile import StackFile
 from pyserve.rules.rollout import Worker
 from pyserve.system import pidfds
+from pyserve.system.signals import DUMP, INTERRUPT, INTERRUPT_GRACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from pyserve.ipc.signals import END
+from pyserve.system.signals import END
 
 SOMEBODY = "; not by pyserve: by someone, or by the kernel for lack of memory"
 NOT_MEMORY = "; not by pyserve, nor for lack of memory: by someone"

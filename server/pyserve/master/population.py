@@ -17,7 +17,6 @@ from pyserve.errors import BY_KIND, ExitCode, PyserveError
 from pyserve.ipc import namedfds
 from pyserve.ipc.channel import Channel, LostError, ProtocolError
 from pyserve.ipc.scoreboard import free_slot
-from pyserve.ipc.signals import LET_GO
 from pyserve.master import zygotes
 from pyserve.master.children import Pressure, ResponderProcess, WorkerProcess, Zygote
 from pyserve.master.deaths import explain, loss, unexplained_kill
@@ -29,6 +28,7 @@ from pyserve.rules import rollout
 from pyserve.rules.suspects import Suspects
 from pyserve.system import called, pidfds
 from pyserve.system.oom import OomKills
+from pyserve.system.signals import LET_GO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 
+from pyserve import states
 from pyserve.failpoint import failpoint
 from pyserve.master import carried
 from pyserve.master.deaths import explain
@@ -70,9 +71,7 @@ class Upgrade(Part):
         self.proof: Proof | None = None
 
     def become(self, phase: str) -> None:
-        if phase not in TRANSITIONS[self.phase]:
-            raise AssertionError(f"BUG: upgrade: {self.phase} → {phase}")
-        self.phase = phase
+        self.phase = states.become("upgrade", TRANSITIONS, self.phase, phase)
 
     def ask(self) -> None:
         if self.phase != IDLE:

@@ -19,8 +19,8 @@ import sys
 from errno import EPERM
 
 from pyserve.ipc import CHANNEL_FD
-from pyserve.ipc.signals import BLOCKED
 from pyserve.system import called
+from pyserve.system.signals import BLOCKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

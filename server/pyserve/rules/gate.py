@@ -13,6 +13,8 @@ ticket waits, and which can do nothing else meanwhile (``blocks``), counts as id
 
 from __future__ import annotations
 
+from pyserve import states
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -275,9 +277,7 @@ def _open(state: State) -> tuple[State, list[Action]]:
 
 
 def _become(state: State, phase: str) -> State:
-    if phase not in TRANSITIONS[state.phase]:
-        raise AssertionError(f"BUG: gate: {state.phase} → {phase}")
-    return state._replace(phase=phase)
+    return state._replace(phase=states.become("gate", TRANSITIONS, state.phase, phase))
 
 
 def next_event(state: State) -> float:

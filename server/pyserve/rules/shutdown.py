@@ -14,6 +14,8 @@ was suspended itself and nobody could do anything.
 
 from __future__ import annotations
 
+from pyserve import states
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
@@ -65,9 +67,7 @@ class Shutdown(NamedTuple):
         return self.phase in (DELAYING, DRAINING, HANDSHAKES)
 
     def enter(self, phase: str, until: float = NEVER) -> Shutdown:
-        if phase not in TRANSITIONS[self.phase]:
-            raise AssertionError(f"BUG: shutdown: {self.phase} → {phase}")
-        return self._replace(phase=phase, until=until)
+        return self._replace(phase=states.become("shutdown", TRANSITIONS, self.phase, phase), until=until)
 
     def look_again(self, now: float) -> float:
         """When ``step`` is to be called next, at the latest."""

@@ -11,7 +11,6 @@ import select
 import time
 from _thread import get_ident
 from abc import abstractmethod
-from collections import namedtuple
 
 from pyserve.app import alone
 from pyserve.system.suspension import Suspension
@@ -33,13 +32,21 @@ from pyserve_workers.native.losses import AccessLosses
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+    from typing import Any, NamedTuple
 
     from pyserve.ipc.channel import Message
     from pyserve_workers.life.check import Check
+else:
+    from pyserve.records import NamedTuple
 
-# What the environ says of the side that was connected to.
-Listener = namedtuple("Listener", "scheme server_name server_port")
+
+class Listener(NamedTuple):
+    """What the environ says of the side that was connected to."""
+
+    scheme: str
+    server_name: str
+    server_port: Any
+
 
 SWEEP = 1.0  # seconds between looks for connections that are late
 ACCEPT_PAUSE = 0.1  # seconds without accepting after the system refused: no descriptors, no memory
@@ -69,7 +76,6 @@ class LoopWorker(Worker):
             self.log,
             access_log,
             multithread=self.multithread,
-            multiprocess=True,
             concurrent=self.concurrent,
         )
         self.context.epoll = self.epoll.fileno()

@@ -24,7 +24,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 from contextvars import Context as Variables
 
-from pyserve.ipc.signals import INTERRUPT_GRACE
+from pyserve.system.signals import INTERRUPT_GRACE
 from pyserve_workers.classes.databases import close_databases
 from pyserve_workers.classes.loop import LoopWorker
 from pyserve_workers.classes.pace import Pace

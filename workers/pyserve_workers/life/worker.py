@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 
 import pyserve
 import pyserve_workers
+from pyserve import states
 from pyserve.app import lifecycle
 from pyserve.errors import HookError, PyserveError, RequestTimeout
 from pyserve.failpoint import failpoint
@@ -27,9 +28,9 @@ from pyserve.ipc.channel import ProtocolError, encode
 from pyserve.ipc.log import ErrorStream
 from pyserve.ipc.logs import take_over
 from pyserve.ipc.scoreboard import STATES
-from pyserve.ipc.signals import DUMP, END, INTERRUPT, LET_GO, STACKS
 from pyserve.ipc.stackfile import PART_END
 from pyserve.system import linux
+from pyserve.system.signals import DUMP, END, INTERRUPT, LET_GO, STACKS
 from pyserve_workers.life import system
 from pyserve_workers.native import forked
 
@@ -223,10 +224,9 @@ class Worker(ABC):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
     def become(self, state: str) -> None:
-        if state not in TRANSITIONS[self.state]:
-            raise AssertionError(f"BUG: worker: {self.state} → {state}")
+        after = states.become("worker", TRANSITIONS, self.state, state)
         failpoint(f"{self.role}.{state}")
-        self.state = state
+        self.state = after
         self.slot.set("state", STATES.index(state))
         self.set_title("" if state == "serving" else state)
 

@@ -56,7 +56,6 @@ cdef class Context:
     cdef public object gatekeeper
     cdef readonly int client        # the descriptor of the request in the app, unless there may be several
     cdef readonly bint multithread
-    cdef readonly bint multiprocess
     cdef readonly bint concurrent
 
     cdef readonly Bunch bunch
@@ -66,7 +65,7 @@ cdef class Context:
     cdef object slot_memory
 
     # settings that the hot paths read, as C values; times are nanoseconds, 0 is "no limit"
-    cdef uint64_t header_timeout, body_timeout, write_timeout, keep_alive, keepalive_linger
+    cdef uint64_t header_timeout, body_timeout, write_timeout, keep_alive
     cdef uint64_t limit_body, body_buffer, response_buffer, response_spool
     cdef uint64_t body_min_rate, response_min_rate   # bytes per second; 0: none is asked for
     cdef h1_limits head_limits

@@ -19,7 +19,6 @@ class Context:
     complaints: Complaints
     access_log: AccessLog | None
     multithread: bool
-    multiprocess: bool
     concurrent: bool
     draining: bool
     epoll: int
@@ -41,6 +40,5 @@ class Context:
         log: _Log,
         access_log: AccessLog | None = None,
         multithread: bool = False,
-        multiprocess: bool = True,
         concurrent: bool = False,
     ) -> None: ...

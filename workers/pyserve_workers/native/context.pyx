@@ -74,7 +74,7 @@ cdef class Context:
     """
 
     def __init__(
-        self, app, settings, slot, errors, log, access_log=None, multithread=False, multiprocess=True, concurrent=False
+        self, app, settings, slot, errors, log, access_log=None, multithread=False, concurrent=False
     ):
         cdef Py_buffer view
         self.epoll = -1
@@ -85,7 +85,6 @@ cdef class Context:
         self.complaints = Complaints(log)
         self.access_log = access_log
         self.multithread = multithread
-        self.multiprocess = multiprocess
         self.concurrent = concurrent
         PyObject_GetBuffer(slot, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
@@ -112,7 +111,6 @@ cdef class Context:
         self.body_timeout = nanoseconds(settings.body_timeout)
         self.write_timeout = nanoseconds(settings.write_timeout)
         self.keep_alive = nanoseconds(settings.keep_alive)
-        self.keepalive_linger = nanoseconds(settings.keepalive_linger)
         self.limit_body = settings.limit_request_body
         self.body_buffer = settings.body_buffer
         self.response_buffer = max(<int>BLOCK_SIZE, settings.response_buffer)
@@ -218,7 +216,7 @@ cdef class Context:
             "wsgi.input": EMPTY,
             "wsgi.errors": self.errors,
             "wsgi.multithread": bool(self.multithread),
-            "wsgi.multiprocess": bool(self.multiprocess),
+            "wsgi.multiprocess": True,
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,

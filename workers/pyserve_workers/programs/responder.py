@@ -19,9 +19,9 @@ from pyserve.errors import ConfigError
 from pyserve.ipc import CHANNEL_FD
 from pyserve.ipc.channel import Channel
 from pyserve.ipc.scoreboard import RESPONDERS_SLOT
-from pyserve.ipc.signals import DUMP
 from pyserve.system import descriptors
 from pyserve.system.accounts import become
+from pyserve.system.signals import DUMP
 from pyserve_workers.classes.gatekeeper import refusal
 from pyserve_workers.classes.sync import SyncWorker
 from pyserve_workers.life.generation import Generation

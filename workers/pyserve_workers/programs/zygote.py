@@ -23,8 +23,8 @@ from pyserve.errors import ConfigError, PyserveError
 from pyserve.failpoint import failpoint
 from pyserve.ipc import CHANNEL_FD, logs, namedfds
 from pyserve.ipc.channel import Channel, ProtocolError
-from pyserve.ipc.signals import BLOCKED, DUMP
 from pyserve.system import linux
+from pyserve.system.signals import BLOCKED, DUMP
 from pyserve_workers.life import hubs, randomness
 from pyserve_workers.life.audit import Audit
 from pyserve_workers.life.generation import Generation
@@ -235,17 +235,15 @@ def can_start_threads() -> bool:
 
 
 def find_worker_class(name: str) -> type[Worker]:
-    """The class of a name: our own, an entry point in the group ``pyserve.workers``, or ``module:Class``."""
+    """The class of a name: our own, or an entry point in the group ``pyserve.workers``."""
     try:
         if name in OURS:  # without importlib.metadata, whose import takes longer than all else here
             module, _, attribute = OURS[name].partition(":")
             ours: type[Worker] = getattr(import_module(module), attribute)
             return ours
-        from importlib.metadata import EntryPoint, entry_points
+        from importlib.metadata import entry_points
 
         known = {point.name: point for point in entry_points(group="pyserve.workers")}
-        if ":" in name:
-            known[name] = EntryPoint(name, name, "pyserve.workers")
         if name not in known:
             raise ConfigError(f"worker class '{name}' is not known; installed are: {', '.join(sorted(known))}")
         loaded: type[Worker] = known[name].load()

@@ -10,6 +10,7 @@ DUMP = _signal.SIGRTMIN + 2  # faulthandler writes every thread's stack; works i
 STACKS = _signal.SIGRTMIN + 3  # the same, into the worker's stack file, for somebody who asked
 LET_GO = _signal.SIGRTMIN + 4  # close the listening sockets, whatever the app is doing
 END = _signal.SIGRTMIN + 5  # a worker's to itself: it is stuck, and nobody else ends it
+LATE_HOOK = _signal.SIGRTMIN + 6  # a process's to itself: a lifecycle hook has taken its time
 
 INTERRUPT_GRACE = 2.0  # seconds for an interrupted request to end
 
