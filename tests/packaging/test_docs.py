@@ -193,6 +193,15 @@ def test_defaults_are_those_of_the_table(path: Path) -> None:
         assert [BY_NAME[name].default for name in pair[:2]] == [float(value) for value in pair[2:]], pair
 
 
+def test_the_samples_have_the_times_that_their_page_says() -> None:
+    deploy = ROOT / "deploy"
+    samples = "".join(path.read_text(encoding="utf-8") for path in deploy.glob("**/*") if path.is_file())
+    named = re.findall(r"`([Tt][a-z]+[A-Z]\w+)` \((\d+) s", (deploy / "README.md").read_text(encoding="utf-8"))
+    assert {name for name, _ in named} == {"TimeoutStartSec", "TimeoutStopSec", "terminationGracePeriodSeconds"}
+    for name, seconds in named:
+        assert re.search(rf"\b{name}(=|: ){seconds}\n", samples), name
+
+
 def test_what_only_a_restart_changes() -> None:
     assert set(quoted(section(page("reload.md"), "What only a restart changes"))) == set(FIXED)
 
@@ -295,3 +304,13 @@ def test_the_503s_are_told_in_their_own_words() -> None:
         for words in [*re.findall(r'"([^"]+)"', row[0]), *quoted(row[4])]:
             for piece in re.split("…|refused with 503:", words.lower()):
                 assert piece.strip().rstrip(".") in text, words
+
+
+def test_what_refused_clients_are_told_of_the_time() -> None:
+    """Where it is always the same."""
+    for row in rows(page("troubleshooting.md"), "What a 503 means"):
+        if row[2].isdecimal():
+            (name,) = re.findall(r"\(`([\w/.]+)`\)", row[1])
+            (sender,) = (source for source in sources() if source.as_posix().endswith(f"/{name}"))
+            told = re.findall(r"(?:Retry-After: |RETRY_AFTER = )(\d+)", sender.read_text(encoding="utf-8"))
+            assert told == [row[2]], name
