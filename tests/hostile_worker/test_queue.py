@@ -207,7 +207,7 @@ def known(change: str) -> bool:
 
 def test_what_is_left_at_the_end(worker_class: str, tmp_path: Path) -> None:
     """Whoever puts something there until the very end, and after it, does not keep the master."""
-    with hostile(tmp_path) as shell:
+    with hostile(tmp_path, "--graceful-timeout", "2") as shell:
         shell.run(
             QUEUE
             + """
@@ -224,5 +224,5 @@ if not ctypes.PyDLL(None).fork():  # Python does not hear of it
 """
         )
         shell.server.signal(signal.SIGTERM)
-        assert shell.server.wait() == 0
+        assert shell.server.wait() in (0, 70), "one of those that were put there can be in the app at the deadline"
         wait_for(lambda: not shell.server.processes())
