@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from pyserve.master.belongings import Belongings
 from pyserve.master.carried import descriptors
 from pyserve.master.master import SIGNALS, Master
 from pyserve.rules.rollout import STABLE, Generation
+from support.processes import open_files
 
 
 @pytest.fixture
@@ -94,15 +94,14 @@ def test_a_noun_that_cannot_be_carried_ends_no_server(
     master: Master, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(master.population, "carried", lambda: {"what": object()})
-    gc.collect()  # what other tests have left open would be closed in between
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     found = upgrade.Upgrade(master)
     found.phase = phase
     found.turn(time.monotonic())
     assert found.phase == upgrade.IDLE
     assert "upgrade failed, nothing was changed" in said(master)
     assert "BUG: TypeError" in said(master)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_files() <= before
 
 
 @pytest.mark.parametrize("state", ["x", "99", "0"])
@@ -116,14 +115,13 @@ def test_a_child_that_cannot_be_started(master: Master, monkeypatch: pytest.Monk
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
-    gc.collect()  # what other tests have left open would be closed in between
-    before = os.listdir("/proc/self/fd")
+    before = open_files()
     found = upgrade.Upgrade(master)
     found.ask()
     found.turn(time.monotonic())
     assert found.phase == upgrade.IDLE
     assert "the child that proves it cannot be started: Resource temporarily unavailable" in said(master)
-    assert os.listdir("/proc/self/fd") == before
+    assert open_files() <= before
 
 
 @pytest.mark.parametrize(

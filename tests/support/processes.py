@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -42,6 +43,17 @@ def descendants(pid: int) -> list[int]:
 def in_session(session: int) -> list[int]:
     """The running processes of a session: also those whose parents have ended. Zombies have left."""
     return [pid for pid, (state, _, own) in sorted(_table().items()) if own == session and state != "Z"]
+
+
+def open_files() -> set[tuple[int, int, int]]:
+    """Each descriptor of this process, and the file behind it: what is open afterwards has to be among what was before.
+    Not their number, because the garbage collector may close meanwhile what another test has left open."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one of the listing
+            status = os.fstat(int(name))
+            found.add((int(name), status.st_dev, status.st_ino))
+    return found
 
 
 def _table() -> dict[int, tuple[str, int, int]]:
