@@ -1,7 +1,7 @@
 """A real systemd, booted as process 1 of namespaces of its own, without a container engine.
 
-It shares this machine's files, except that /run, /tmp and /var/tmp are its own (a booting systemd empties them) and
-that /srv/myapp is a folder of the test's. None of this machine's units runs in it: it boots an empty target.
+It shares this machine's files, except that /run, /tmp and /var/tmp are its own (a booting systemd empties them), and
+/var/lib too (a service of the same name may have left its state here), and that /srv/myapp is a folder of the test's. None of this machine's units runs in it: it boots an empty target.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BOOT = f"""
 set -eu
 application=$1; shift
 mount -t tmpfs tmpfs /mnt
-for own in /srv /tmp /var/tmp; do
+for own in /srv /tmp /var/tmp /var/lib; do
     mkdir -p /mnt$own
     mount --rbind $own /mnt$own
     mount -t tmpfs tmpfs $own
 done
 show() {{
     case $1 in
-        /srv/*|/tmp/*|/var/tmp/*) mkdir -p "$2"; mount --bind "/mnt$1" "$2";;
+        /srv/*|/tmp/*|/var/tmp/*|/var/lib/*) mkdir -p "$2"; mount --bind "/mnt$1" "$2";;
         *) [ "$1" = "$2" ] || mount --bind "$1" "$2";;
     esac
 }}
