@@ -33,7 +33,7 @@ import json, time
 def wsgi(environ, start_response):
     if environ["PATH_INFO"] == "/slow":
         environ["wsgi.errors"].write("asleep\\n")
-        time.sleep(3)
+        time.sleep(1)
     start_response("200 OK", [("Content-Type", "application/json")])
     wanted = ("wsgi.url_scheme", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "REMOTE_PORT",
               "PATH_INFO", "QUERY_STRING", "RAW_URI", "HTTP_X_PATH", "HTTP_X_QUERY")
@@ -271,7 +271,8 @@ def test_hosts_that_are_restarted_in_turn_lose_nothing(tmp_path: Path, proxy: Pr
     with ExitStack() as stack:
 
         def start(port: int) -> Server:
-            return stack.enter_context(serve("app:wsgi", "--workers", "2", "-b", f"127.0.0.1:{port}", cwd=tmp_path))
+            options = ("--workers", "2", "--keepalive-linger", "1", "-b", f"127.0.0.1:{port}")
+            return stack.enter_context(serve("app:wsgi", *options, cwd=tmp_path))
 
         servers = [start(port) for port in ports]
         port = free_port()

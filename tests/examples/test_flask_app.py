@@ -247,7 +247,7 @@ def test_ten_reloads_in_a_row_under_load(flask_app: Example) -> None:
     """Clients with a new connection each, and clients that keep theirs: nobody's request is lost, and the log tells it."""
     server = flask_app.server
     with (
-        Load(server.url, "/version", threads=4) as fresh,
+        Load(server.url, "/version", threads=4, pause=0.01) as fresh,
         Load(server.url, "/version", threads=8, reuse=True, pause=0.02) as kept,
     ):
         for generation in range(2, 12):

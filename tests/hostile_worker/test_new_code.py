@@ -43,7 +43,7 @@ IMPORTS = {
 
 @pytest.fixture(scope="module")
 def old(worker_class: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with hostile(tmp_path_factory.mktemp(worker_class), "--boot-timeout", "6") as shell:
+    with hostile(tmp_path_factory.mktemp(worker_class), "--boot-timeout", "4", "--graceful-timeout", "4") as shell:
         yield shell
 
 

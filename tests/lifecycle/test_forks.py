@@ -654,8 +654,8 @@ def test_what_the_import_has_forked_ends_with_its_generation(tmp_path: Path) -> 
     env = {"PYSERVE_PRELOAD": "always"}
     with serve("app:app", *options, cwd=tmp_path, env=env) as server, ThreadPoolExecutor() as threads:
         helper = int(server.get("/").text)
-        slow = threads.submit(server.get, "/?3")
-        server.wait_for_log("asleep 3")
+        slow = threads.submit(server.get, "/?2")
+        server.wait_for_log("asleep 2")
         server.signal(signal.SIGHUP)
         server.wait_for_log("generation 2 is committed")
         server.wait_for(lambda: len(server.zygotes()) == 1)
@@ -689,7 +689,7 @@ def test_the_port_is_free_when_the_server_is_gone(left: Left, way: str) -> None:
 @pytest.mark.usefixtures("worker_class")
 def test_connections_end_while_a_copy_of_the_worker_lives(left: Left, way: str) -> None:
     """At keep_alive, at the end of an HTTP/1.0 response, and when the worker is killed."""
-    with serve("app:app", "--workers", "1", "--keep-alive", "1", cwd=left.folder) as server:
+    with serve("app:app", "--workers", "1", "--keep-alive", "1", "--graceful-timeout", "3", cwd=left.folder) as server:
 
         def ask(path: str) -> socket.socket:
             client = socket.create_connection(("127.0.0.1", server.port), GENEROUS)

@@ -101,7 +101,12 @@ class Server:
         options.setdefault("timeout", GENEROUS)
         with requests.Session() as session:
             session.trust_env = False  # no proxy between a test and its server
-            return session.request(method, self.url + path, **options)
+            response = session.request(method, self.url + path, **options)
+            # A response keeps its connection open for as long as a test keeps it, and a server that stops waits for that.
+            pools = session.get_adapter(self.url).poolmanager.pools  # type: ignore[attr-defined]
+            for key in pools.keys():  # noqa: SIM118 - it is no dict
+                pools[key].close()
+            return response
 
     def signal(self, number: int) -> None:
         """A signal to the master."""
