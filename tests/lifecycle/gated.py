@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
 
-from support import Server
+from support import Server, serve
 from support.processes import GENEROUS
 
 APP = '''
@@ -109,9 +110,21 @@ class Gated:
         self.kept: list[http.client.HTTPConnection] = []
 
     def close(self) -> None:
+        self.hang_up()
+        self.pool.shutdown()
+
+    def hang_up(self) -> None:
         for connection in self.kept:
             connection.close()
-        self.pool.shutdown()
+
+    @contextmanager
+    def serving(self, *options: str, workers: str = "2") -> Iterator[Server]:
+        """A server of the app. At the end everything is as it was before, unless the server has ended."""
+        with serve("app:wsgi", "--workers", workers, *options, cwd=self.folder) as server:
+            yield server
+            self.hang_up()
+            if server.process.poll() is None:
+                self.assert_open(server)
 
     def runs(self) -> list[Run]:
         """Each request that was in the app, from its first line in the journal to its last; in order."""
@@ -153,6 +166,14 @@ class Gated:
         server.wait_for(lambda: len(self.said("asks")) > asked or sent.done())
         return sent
 
+    def enter(self, server: Server, path: str, method: str = "GET", **options: Any) -> Future[requests.Response]:
+        """A request, when it is in the app."""
+        sent = self.send(server, method, path, **options)
+        name = path[1:].partition("?")[0]
+        server.wait_for(lambda: self.entered(name) or sent.done())
+        assert self.entered(name), sent.result().status_code
+        return sent
+
     def keep(self, server: Server) -> http.client.HTTPConnection:
         """A kept connection to some worker."""
         connection = self.new(server)
@@ -163,7 +184,7 @@ class Gated:
     def connect(self, server: Server, pid: int) -> http.client.HTTPConnection:
         """A kept connection to this worker."""
         while True:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=GENEROUS)
+            connection = self.new(server)
             connection.request("GET", "/")
             if int(connection.getresponse().read().split()[-1]) == pid:
                 return connection

@@ -101,6 +101,7 @@ def test_requests_that_are_held_go_on_with_the_new_code_of_a_reload(gated: Gated
         assert not any(each.done() for each in held)
         ctl(gated, "maintenance", "off")
         assert [each.result() for each in held] == [(200, digest(body)) for body in BODIES]
+        gated.hang_up()
         gated.assert_open(server)
 
 
