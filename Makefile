@@ -90,7 +90,7 @@ clean: ## remove what make has made
 	find server workers tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says what has been installed. The checkout itself is installed, so a changed .py counts at once; whatever
-# changes the native modules or the metadata installs again.
+# changes the native modules or the metadata installs again. Only the first one builds.
 $(VENV)/stamp: setup.cfg setup.py pyproject.toml tools/bootstrap.sh $(NATIVE)
 	@tools/bootstrap.sh "$(VENV)" "$(PYTHON)"
 	@touch $@
@@ -103,7 +103,8 @@ $(VENV)/stamp-serve: $(VENV)/stamp examples/flask_app/requirements.txt
 $(VENV)/stamp-test: $(VENV)/stamp $(REQUIREMENTS)
 	@tools/bootstrap.sh --test-tools
 	@echo "pyserve: installing what the tests need"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[test]" $(REQUIREMENTS:%=-r %)
+	@$(BIN)/python tools/extra.py test >$(VENV)/test.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/test.txt $(REQUIREMENTS:%=-r %)
 	@touch $@
 
 # In an environment of their own: agents patch whatever they find.
@@ -116,5 +117,6 @@ $(VENV)/stamp-agents: $(VENV)/stamp-test tests/agents/requirements.txt
 
 $(VENV)/stamp-dev: $(VENV)/stamp-test
 	@echo "pyserve: installing the linters"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	@$(BIN)/python tools/extra.py dev >$(VENV)/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/dev.txt
 	@touch $@
