@@ -42,7 +42,7 @@ def group_of(nodeid: str) -> str:
         return nodeid
     if folder in TOGETHER:
         return folder
-    if folder in ("examples", "hostile_worker"):  # a module has a server for each class
+    if folder in ("examples", "hostile_worker", "wire"):  # a module has servers of each class
         parameters = name.partition("[")[2].rstrip("]").split("-")
         return next((f"{path}[{kind}]" for kind in WORKER_CLASSES if kind in parameters), path)
     return path

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,8 @@ def again():
 apart(lambda: apart(again))
 os.wait()
 """)
-    answers = [shell.server.get("/") for _ in range(2)]
+    with ThreadPoolExecutor(2) as clients:
+        answers = list(clients.map(shell.server.get, ["/"] * 2))
     flag.unlink()
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)

@@ -102,6 +102,8 @@ def test_whatever_is_served(tmp_path: Path, shim: Path, worker_class: str) -> No
         "64k",
         "--limit-request-body",
         "1000000",
+        "--keepalive-linger",
+        "1",
     )
     with serve("app:app", *options, cwd=tmp_path, env=environment(shim, report)) as server:
         kept = [ask(server, "GET /") for _ in range(10)]

@@ -47,7 +47,7 @@ class Service:
         self.folder = folder
         self.url = ""
         (folder / "myapp.py").write_text(APP)
-        (folder / "pyserve.toml").write_text(f'bind = ["127.0.0.1:0"]\nworkers = 2\n{settings}\n')
+        (folder / "pyserve.toml").write_text(f'bind = ["127.0.0.1:0"]\nworkers = 2\nreload_soak = 0.2\n{settings}\n')
         if not (folder / "venv").exists():
             (folder / "venv").symlink_to(sys.prefix)
         machine.write(name, (UNITS / NAME).read_text())

@@ -192,8 +192,8 @@ def is_slow(**limits: Any) -> None:
 
 def reads_what_the_kernel_keeps(**limits: Any) -> None:
     """That takes megabytes, and asks for more only when a third of them is gone. Its client reads all the time."""
-    with Server(large, write_timeout=3, **limits) as server:
-        assert read(small_window(server, 65536), f"/stream?{SIZE // 3}", 2 * RATE) == SIZE // 3
+    with Server(large, write_timeout=2, **limits) as server:
+        assert read(small_window(server, 65536), f"/stream?{SIZE // 3}", 3 * RATE) == SIZE // 3
 
 
 def has_nothing_to_read() -> None:
