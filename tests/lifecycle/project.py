@@ -16,7 +16,11 @@ def wsgi(environ, start_response):
     path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
     if path == "/sleep":
         environ["wsgi.errors"].write("asleep\\n")
-        time.sleep(float(query))
+        if query.startswith("until="):
+            while not os.path.exists(query[6:]):
+                time.sleep(0.01)
+        else:
+            time.sleep(float(query))
         environ["wsgi.errors"].write("awake\\n")
     if path == "/exit":
         os._exit(int(query))
@@ -40,6 +44,10 @@ class Project:
         assert old in text
         # The length changes, so that no cached bytecode of the same second and size is taken for it.
         self.app.write_text(text.replace(old, new) + "\n# another deploy\n")
+
+    def let_go(self) -> None:
+        """End the requests for /sleep?until=go."""
+        (self.folder / "go").touch()
 
     def append(self, text: str) -> None:
         self.app.write_text(self.app.read_text() + text)

@@ -285,7 +285,7 @@ def test_status_tells_what_each_worker_does(project: Project) -> None:
     with serving(project, "--workers", "2") as server:
         for path in ("/", "/", "/"):
             server.get(path)
-        thread = in_background(server, "/sleep?3")
+        thread = in_background(server, "/sleep?until=go")
         server.wait_for(lambda: in_app(server, 1))
         told = status(project)
         assert (told["phase"], told["generation"], told["target"], told["pid"]) == ("stable", 1, 2, server.pid)
@@ -297,17 +297,19 @@ def test_status_tells_what_each_worker_does(project: Project) -> None:
         assert told["totals"]["requests"] == told["totals"]["status"]["2xx"] == 3
         (only,) = told["generations"]
         assert (only["role"], only["workers"], only["zygote_pid"]) == ("serving", 2, server.zygotes()[0])
+        project.let_go()
         thread.join()
 
 
 def test_status_for_people_names_the_request_and_for_how_long(project: Project) -> None:
     with serving(project, "--workers", "1") as server:
-        thread = in_background(server, "/sleep?3")
+        thread = in_background(server, "/sleep?until=go")
         server.wait_for(lambda: in_app(server, 1))
         page = ctl(project, "status")
         assert f"pid {server.pid}" in page
         assert "WORKER  GEN  STATE" in page
-        assert "GET /sleep?3 for " in page
+        assert "GET /sleep?until=go for " in page
+        project.let_go()
         thread.join()
 
 
@@ -414,13 +416,14 @@ def test_stop_wait_has_the_exit_code_of_the_server(project: Project) -> None:
 @pytest.mark.usefixtures("worker_class")
 def test_dump_shows_where_a_worker_is(project: Project) -> None:
     with serving(project, "--workers", "2") as server:
-        thread = in_background(server, "/sleep?5")
+        thread = in_background(server, "/sleep?until=go")
         server.wait_for(lambda: in_app(server, 1))
         whole = ctl(project, "dump")
         assert whole.count("most recent call first") >= 2
         assert "in wsgi" in whole
         assert "worker 0 gen 1" in ctl(project, "dump", "0")
         assert "there is no worker 7" in ctl(project, "dump", "7", code=1)
+        project.let_go()
         thread.join()
         server.wait_for(lambda: status(project)["totals"]["requests"] == 1)
         assert "most recent call" not in server.log, "it goes to who asked"

@@ -116,7 +116,7 @@ def test_a_term_to_all_may_come_during_an_upgrade(project: Project, moment: str)
     """Whichever of the two masters hears it, it is one stop."""
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
         with ThreadPoolExecutor() as clients:
-            slow = clients.submit(server.get, "/sleep?1")
+            slow = clients.submit(server.get, "/sleep?until=go")
             server.wait_for(lambda: in_app(server, 1))
             server.signal(signal.SIGUSR2)
             if moment == "done":
@@ -124,6 +124,7 @@ def test_a_term_to_all_may_come_during_an_upgrade(project: Project, moment: str)
             else:
                 server.wait_for(lambda: any("--prove-upgrade" in title(pid) for pid in server.processes()))
             send_all(server, signal.SIGTERM)
+            project.let_go()
             assert slow.result().status_code == 200
         assert server.wait() == 0
         server.wait_for(lambda: not server.processes())
@@ -183,7 +184,7 @@ EVERYBODY = {
     "the master last": lambda server: [*server.workers(), *server.zygotes(), server.pid],
     "the master between": lambda server: [server.workers()[0], server.pid, *server.zygotes(), *server.workers()[1:]],
 }
-WAIT = b"GET /sleep?2 HTTP/1.1\r\nHost: x\r\n\r\n"
+WAIT = b"GET /sleep?until=go HTTP/1.1\r\nHost: x\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -223,6 +224,7 @@ def test_a_term_to_everybody_is_one_to_the_master(project: Project, order: str) 
         half.sendall(GET[20:])
         for client in kept:
             client.sendall(GET)
+        project.let_go()
         assert [last(client) for client in [*kept, half, *busy, *queued]] == [200] * 15
         assert server.wait() == 0
         assert "stopped; the stop cut no request" in server.log

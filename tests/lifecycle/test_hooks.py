@@ -208,10 +208,15 @@ def test_hooks_are_told_the_cause(project: Project) -> None:
 def test_under_the_sync_worker_on_destroy_runs_when_the_request_has_ended(project: Project) -> None:
     project.append(NOTES)
     options = ("-k", "sync", "--workers", "1")
-    with serve("app:wsgi", *options, cwd=project.folder) as server, Load(server.url, "/sleep?1", threads=1) as load:
+    with (
+        serve("app:wsgi", *options, cwd=project.folder) as server,
+        Load(server.url, "/sleep?until=go", threads=1) as load,
+    ):
         server.wait_for(lambda: in_app(server, 1))
         load.stopped.set()
         server.signal(signal.SIGTERM)
+        server.wait_for_log("stopping")
+        project.let_go()
         assert server.wait() == 0
         assert server.log.index("awake") < server.log.index("hook told SIGTERM") < server.log.index("hook closed")
 

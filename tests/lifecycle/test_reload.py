@@ -167,7 +167,7 @@ def test_ten_reloads_under_load_lose_no_request(project: Project) -> None:
 def test_a_request_under_way_is_finished_by_the_old_code(project: Project) -> None:
     with (
         serve("app:wsgi", "--workers", "1", cwd=project.folder) as server,
-        Load(server.url, "/sleep?3", threads=1) as slow,
+        Load(server.url, "/sleep?until=go", threads=1) as slow,
     ):
         server.wait_for(lambda: in_app(server, 1))
         project.replace('"one"', '"two"')
@@ -175,6 +175,7 @@ def test_a_request_under_way_is_finished_by_the_old_code(project: Project) -> No
         server.signal(signal.SIGHUP)
         server.wait_for_log("reload done")
         assert server.get("/").text.startswith("two ")
+        project.let_go()
         slow.stop()
         assert [body[:4] for _, body in slow.answers] == [b"one "]
 

@@ -404,7 +404,7 @@ def test_term_in_the_middle_of_a_roll(project: Project) -> None:
 
 def test_repeats_and_other_signals_during_the_stop_change_nothing(project: Project) -> None:
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
-        with Load(server.url, "/sleep?2", threads=1) as load:
+        with Load(server.url, "/sleep?until=go", threads=1) as load:
             server.wait_for(lambda: in_app(server, 1))
             load.stopped.set()
             for number in (
@@ -416,6 +416,8 @@ def test_repeats_and_other_signals_during_the_stop_change_nothing(project: Proje
                 signal.SIGUSR1,
             ):
                 server.signal(number)
+            server.wait_for_log("log files reopened")
+            project.let_go()
             load.stop()
         assert [status for status, _ in load.answers] == [200]
         assert server.wait() == 0

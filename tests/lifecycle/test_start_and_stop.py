@@ -64,11 +64,12 @@ def test_a_graceful_stop_answers_the_request_under_way(project: Project, number:
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
         # A worker that accepts alone may take both connections; each is to have one.
         server.wait_for(lambda: all("ready" not in title(pid) for pid in server.workers()))
-        with Load(server.url, "/sleep?2", threads=2) as load:
+        with Load(server.url, "/sleep?until=go", threads=2) as load:
             server.wait_for(lambda: in_app(server, 2))
             load.stopped.set()
             server.signal(number)
             server.wait_for_log("stopping")
+            project.let_go()
             load.stop()
         assert [status for status, _ in load.answers] == [200, 200]
         assert load.failures == []
@@ -93,10 +94,12 @@ def test_term_under_load_answers_all_that_was_accepted(project: Project) -> None
 def test_clients_that_wait_in_the_queue_are_served_at_the_stop(project: Project) -> None:
     """Six clients queue before one busy worker; then comes the TERM. (gunicorn sync resets five of them.)"""
     with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
-        with Load(server.url, "/sleep?1", threads=6) as load:
+        with Load(server.url, "/sleep?until=go", threads=6) as load:
             server.wait_for(lambda: in_app(server, 1) and len(load.sent) >= 6)
             load.stopped.set()
             server.signal(signal.SIGTERM)
+            server.wait_for_log("stopping")
+            project.let_go()
             load.stop()
         assert load.failures == []
         assert len(load.answers) == 6
@@ -144,12 +147,14 @@ def test_a_second_interrupt_is_fast(project: Project) -> None:
 def test_ctrl_c_in_the_terminal_is_graceful(project: Project) -> None:
     """Ctrl-C reaches every process of the group; only the master may take it."""
     with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
-        with Load(server.url, "/sleep?2", threads=1) as load:
+        with Load(server.url, "/sleep?until=go", threads=1) as load:
             server.wait_for(lambda: in_app(server, 1))
             load.stopped.set()
             for pid in server.tree():
                 with contextlib.suppress(ProcessLookupError):  # it has ended by what the master did since
                     os.kill(pid, signal.SIGINT)
+            server.wait_for_log("stopping")
+            project.let_go()
             load.stop()
         assert [status for status, _ in load.answers] == [200]
         assert server.wait() == 0

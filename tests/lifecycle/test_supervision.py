@@ -238,7 +238,7 @@ def test_after_a_suspension_nobody_is_late(project: Project, worker_class: str) 
     """
     with serve("app:wsgi", "--workers", "1", "--timeout", "2", cwd=project.folder) as server:
         workers = server.workers()
-        with Load(server.url, "/sleep?1" if worker_class == "sync" else "/", threads=1) as load:
+        with Load(server.url, "/sleep?until=go" if worker_class == "sync" else "/", threads=1) as load:
             if worker_class == "sync":
                 server.wait_for(lambda: in_app(server, 1))
             load.stopped.set()
@@ -248,6 +248,7 @@ def test_after_a_suspension_nobody_is_late(project: Project, worker_class: str) 
             suspend(server.pid)
             server.wait_for_log(r"the master did not run for \d+\.\d s: all deadlines are put off by that")
             os.kill(workers[0], signal.SIGCONT)
+            project.let_go()
             load.stop()
         assert {status for status, _ in load.answers} == {200}
         assert server.get("/").status_code == 200

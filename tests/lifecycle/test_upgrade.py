@@ -51,7 +51,7 @@ def test_another_version_takes_over_under_load(project: Project, installed: Inst
         with (
             Load(server.url, threads=2) as fresh,
             Load(server.url, threads=2, reuse=True, pause=0.01) as kept,
-            Load(server.url, "/sleep?5", threads=1) as slow,
+            Load(server.url, "/sleep?until=go", threads=1) as slow,
         ):
             server.wait_for(lambda: in_app(server, 1))
             slow.stopped.set()
@@ -63,6 +63,7 @@ def test_another_version_takes_over_under_load(project: Project, installed: Inst
                 before = version
                 served = len(fresh.answers)
                 server.wait_for(lambda served=served: len(fresh.answers) > served + 50)  # type: ignore[misc]  # as above
+            project.let_go()
             slow.stop()
         for load in (fresh, kept, slow):
             assert load.failures == []

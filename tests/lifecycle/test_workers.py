@@ -18,7 +18,7 @@ from support import serve
 def test_term_to_a_worker_finishes_its_request_and_replaces_it_at_once(project: Project) -> None:
     with serve("app:wsgi", "--workers", "1", cwd=project.folder) as server:
         old = server.workers()[0]
-        with Load(server.url, "/sleep?3", threads=1) as load:
+        with Load(server.url, "/sleep?until=go", threads=1) as load:
             server.wait_for(lambda: in_app(server, 1))
             load.stopped.set()
             os.kill(old, signal.SIGTERM)
@@ -26,6 +26,7 @@ def test_term_to_a_worker_finishes_its_request_and_replaces_it_at_once(project: 
             server.wait_for_log(rf"pid {old} was told to stop \(SIGTERM\); a replacement starts")
             assert server.get("/").status_code == 200
             assert old in server.workers()
+            project.let_go()
             load.stop()
         assert [status for status, _ in load.answers] == [200]
         server.wait_for_log(rf"pid {old} has left \(SIGTERM\)")
