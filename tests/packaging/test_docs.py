@@ -15,6 +15,7 @@ import pytest
 
 import pyserve
 from pyserve.app import lifecycle
+from pyserve.config import gunicorn_habits
 from pyserve.config.settings import BY_NAME, FIXED, GIB, KIB, MIB, SETTINGS
 from pyserve.control import runalone
 from pyserve.control.commands import COMMANDS
@@ -175,7 +176,11 @@ def test_settings_that_are_named_exist(path: Path) -> None:
 
 
 def test_options_that_are_named_exist() -> None:
-    known = {flag for row in SETTINGS for flag in (*row.flags, *row.switches)} | OTHER_OPTIONS
+    known = (
+        {flag for row in SETTINGS for flag in (*row.flags, *row.switches)}
+        | OTHER_OPTIONS
+        | set(gunicorn_habits.IGNORED)
+    )
     assert isinstance(cli, click.Group)
     for each in (cli, *cli.commands.values()):
         known |= {option for parameter in each.params for option in parameter.opts}
