@@ -1,4 +1,4 @@
-"""The ``pyserve`` command. Forks the first zygote, then reads the command line beside it."""
+"""The ``pyserve`` command. Starts the first zygote, then reads the command line beside it."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ def main() -> None:
         _signal.signal(number, _signal.SIG_IGN)  # until the master has its handlers, there is nothing to reload
     from pyserve.master import zygotes
 
-    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv) and (program := zygotes.fork_early()):
-        exec(program, vars(sys.modules["__main__"]))
-        sys.exit()
+    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv):
+        zygotes.start_early()
     try:
         from pyserve.cli import main as cli
 

@@ -22,20 +22,22 @@ from support import Server, serve
 from support.installed import PACKAGES
 from support.processes import GENEROUS
 
-# Who imports something after the removal writes that down, and how it came to it; not what an import imports itself.
+# What of pyserve imports something after the removal writes that down, and how it came to it; not what an import imports
+# itself, nor what the standard library does, which is there.
 WITNESS = """
 import os, sys
 
 def heard(event, arguments):
     if event == "import" and os.path.exists(armed):
-        frame, way = sys._getframe(1), []
+        frame, way, importer = sys._getframe(1), [], ""
         while frame is not None:
             code, frame = frame.f_code, frame.f_back
             if code.co_name in ("exec_module", "create_module"):
                 return  # a part of another import
             if not code.co_filename.startswith("<frozen importlib"):
                 way.append(f"{os.path.basename(code.co_filename)}:{code.co_name}")
-        if way != ["<string>:<module>"]:  # the program of a new process
+                importer = importer or code.co_filename
+        if "/site-packages/pyserve" in importer:
             with open(witness, "a") as file:
                 file.write(f"{arguments[0]} < {' < '.join(way[:9])}\\n")
 
@@ -159,8 +161,8 @@ class Installation:
         self.site = next((folder / "venv" / "lib").glob("python*")) / "site-packages"
         for package in PACKAGES:
             shutil.copytree(package, self.site / package.name, copy_function=os.symlink)
-        (self.site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        (self.site / "sitecustomize.py").write_text(WITNESS)
+        (self.site / "witness.py").write_text(WITNESS)
+        (self.site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\nimport witness\n")
         self.armed = folder / "armed"
         self.environ = {"ARMED": str(self.armed)}
 

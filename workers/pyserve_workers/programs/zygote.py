@@ -46,6 +46,8 @@ OURS = {
 TELL_LOST_EVERY = 1000  # milliseconds
 # What is imported where it is needed, by when it may be gone from the disk, or the rights to read it.
 LATER = ("pyserve.app.alone", "pyserve.app.hooktime", "pyserve_workers.life.check")
+# What every generation needs: there is time for it while the master reads its command line.
+FIRST = ("setproctitle", "pyserve_workers.life.apploader", "pyserve_workers.classes.sync")
 
 
 def main() -> None:
@@ -53,13 +55,10 @@ def main() -> None:
     faulthandler.register(DUMP, all_threads=True)
     os.set_inheritable(CHANNEL_FD, False)
     channel = Channel(socket(fileno=CHANNEL_FD))
-    # While the master reads its command line there is time for what every generation needs.
-    import setproctitle  # noqa: F401
-
+    for name in (*FIRST, *LATER):
+        import_module(name)
     from pyserve_workers.native.failure import rehearse
 
-    for name in LATER:
-        import_module(name)
     rehearse()
     message = channel.receive()
     if message is not None:
