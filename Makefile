@@ -17,6 +17,9 @@ NATIVE := $(wildcard $(foreach kind,pyx pxd h c,server/pyserve/*/*.$(kind) worke
 REQUIREMENTS := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/http1/%.c,http1 h1_values h1_memory h1_chunked)
 
+# Else each of the thousands of processes that the tests start would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: help serve test test-all lint conformance fuzz fuzz-e2e asan chaos agents apps bench bench-start bench-gate bench-memory bench-reload bench-fair clean
 

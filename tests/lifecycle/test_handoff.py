@@ -386,10 +386,12 @@ def leaking(environ, start_response):
 
 # Behind a long request.
 
+SOON = ("--workers", "2", "--keepalive-linger", "0.5", "--header-timeout", "3")  # the stop does not wait for long
+
 
 def test_who_waits_behind_a_long_request_is_answered_by_another_worker(project: Project) -> None:
     """The request ends when the server does, so each of these answers has come from the other worker."""
-    with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
+    with serve("app:wsgi", *SOON, cwd=project.folder) as server:
         clients = connect(server, 12)
         busy, *others = clients
         pid = ask(busy).split()[1]
@@ -404,7 +406,7 @@ def test_who_waits_behind_a_long_request_is_answered_by_another_worker(project: 
 
 def test_who_sent_requests_ahead_waits_for_them_alone(project: Project) -> None:
     """What a client has sent behind its long request is the same connection's, and stays."""
-    with serve("app:wsgi", "--workers", "2", cwd=project.folder) as server:
+    with serve("app:wsgi", *SOON, cwd=project.folder) as server:
         busy, *others = connect(server, 6)
         pid = ask(busy).split()[1]
         busy.send(WAIT + GET)
@@ -426,6 +428,6 @@ def forking(environ, start_response):
     start_response("200 OK", [])
     return [f"{child.exitcode} {threading.active_count()}".encode()]
 """)
-    with serve("app:forking", "--workers", "2", cwd=project.folder) as server:
+    with serve("app:forking", *SOON, cwd=project.folder) as server:
         for client in connect(server, 6):
             assert ask(client) == "7 1"
