@@ -42,7 +42,7 @@ def test_a_whole_life_without_some_system_calls(project: Project, error: str, ca
         server.wait_for(lambda: len(server.workers()) == 2 and first[0] not in server.workers())
         assert server.get("/").text.startswith("one ")
         done = subprocess.run(
-            [sys.executable, "-m", "pyserve.ctl", "--socket", control, "status"],
+            [sys.executable, "-m", "pyserve.control.ctl", "--socket", control, "status"],
             capture_output=True,
             text=True,
             check=False,
