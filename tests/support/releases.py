@@ -50,7 +50,7 @@ class Releases:
         library = self.path(number) / "lib"
         library.mkdir()
         (library / "late.py").write_text(f'VERSION = "{number}"')
-        for name, module in (("pyserve", "__main__"), ("pyservectl", "ctl")):
+        for name, module in (("pyserve", "__main__"), ("pyservectl", "control.ctl")):
             script = environment / "bin" / name
             python = self.seen / "releases" / str(number) / "venv" / "bin" / "python"
             script.write_text(SCRIPT.format(python=python, module=module))

@@ -100,9 +100,8 @@ def test_a_reload_follows_the_link_to_the_current_release(machine: Machine, fold
     releases = Releases(folder, Path("/srv/myapp"))
     releases.make(1)
     releases.deploy(1)
-    drop_in = "\n".join(
-        ["ExecStart=", "ExecReload=", "Environment=PYSERVE_BIND=127.0.0.1:0 PYSERVE_PYTHONPATH=lib", *lines]
-    )
+    environ = "PYSERVE_BIND=127.0.0.1:0 PYSERVE_PYTHONPATH=lib PYSERVE_RELOAD_SOAK=0.2"
+    drop_in = "\n".join(["ExecStart=", "ExecReload=", f"Environment={environ}", *lines])
     service = Service(machine, folder, drop_in=drop_in)
     service.systemctl("start")
     assert service.get() == releases.answer(1)
