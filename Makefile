@@ -17,7 +17,8 @@ NATIVE := $(wildcard $(foreach kind,pyx pxd h c,server/pyserve/*/*.$(kind) worke
 REQUIREMENTS := $(wildcard examples/*/requirements.txt)
 PLAIN_C := $(patsubst %,workers/pyserve_workers/http1/%.c,http1 h1_values h1_memory h1_chunked)
 
-# Else each of the thousands of processes that the tests start would compile all that it imports.
+# Else each of the thousands of processes that the tests start would compile all that it imports. What they start writes
+# none (tests/conftest.py).
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
@@ -30,6 +31,7 @@ serve: $(VENV)/stamp-serve ## serve examples/flask_app on http://127.0.0.1:8000 
 	cd examples/flask_app && $(abspath $(BIN))/pyserve app:app --workers 4 --pid $(abspath $(VENV))/pyserve.pid
 
 test: $(VENV)/stamp-test ## run every test, in JOBS processes; PYTEST_ARGS="-k reload tests/lifecycle" for some
+	@$(BIN)/python -m compileall -q server workers
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 test-all: ## run every test with each Python from 3.11 to 3.15 that is here
@@ -74,6 +76,7 @@ bench-start: ## time to the first answer, and memory, beside gunicorn and uWSGI
 
 bench-gate: ## how long it takes until a request is alone, and what that costs the others
 	$(PYTHON) benchmarks/gate.py
+
 bench-memory: ## private and shared memory of 1, 4 and 16 workers of the Django example, with and without preload, beside gunicorn
 	$(PYTHON) benchmarks/memory.py
 

@@ -13,6 +13,14 @@ from hypothesis import HealthCheck, settings
 
 from support import WORKER_CLASSES, server
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests start writes no bytecode: an app that is changed twice within a second, and keeps its size, would be
+    taken for the one before."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
 # A machine that is busy is slow, and nothing is wrong with that.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
