@@ -92,4 +92,4 @@ def test_stopasgroup_loses_nothing(tmp_path: Path, worker_class: str) -> None:
     assert {type(failure) for failure in kept.failures} <= {ConnectionRefusedError}, "it connects again and again"
     assert {status for status, _ in fresh.answers + kept.answers + slow.answers} == {200}
     assert "stopped; the stop cut no request" in log(tmp_path)
-    assert not {"error", "crit", "warn"} & set(log(tmp_path).split())
+    assert not {"error", "crit", "warn"} & set(log(tmp_path).split()), log(tmp_path)
