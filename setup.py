@@ -8,12 +8,14 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOTS = ["server", "workers"]
 FOLDERS = sorted({os.path.dirname(header) for root in ROOTS for header in glob(f"{root}/**/*.h", recursive=True)})
 # Plain C that these modules link, each its own copy, so that no shared library has to be installed.
 PARSER = [f"workers/pyserve_workers/http1/{name}" for name in ("http1.c", "h1_values.c", "h1_memory.c", "h1_chunked.c")]
 LINKS = {"pyserve_workers.native.inbox": PARSER, "pyserve_workers.http1.parser": PARSER}
+FOR_TESTS = {"pyserve_workers.http1.parser"}
 FLAGS = [
     "-std=c17",
     "-O2",
@@ -39,9 +41,19 @@ def extension(source: str) -> Extension:
     )
 
 
+class Build(build_ext):
+    """All modules; a wheel holds those that serving needs."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if "bdist_wheel" in self.distribution.commands:
+            self.extensions = [module for module in self.extensions if module.name not in FOR_TESTS]
+
+
 sources = [source for root in ROOTS for source in sorted(glob(f"{root}/**/*.pyx", recursive=True))]
 cores = len(os.sched_getaffinity(0))
 setup(
+    cmdclass={"build_ext": Build},
     ext_modules=cythonize(
         [extension(source) for source in sources],
         include_path=ROOTS,

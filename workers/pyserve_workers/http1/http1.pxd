@@ -11,6 +11,11 @@ cdef extern from "http1.h" nogil:
     uint32_t H1_UNKNOWN
     uint32_t H1_FIELD_HAS_UNDERSCORE
     int H1_KNOWN_FIELDS
+    int H1_MAX_FIELDS
+    int H1_MAX_METHOD
+    int H1_MAX_CHUNK_EXTENSIONS
+    int H1_MAX_TRAILER_BYTES
+    int H1_MAX_TRAILERS
     int H1_FIELD_HOST
     int H1_FIELD_CONTENT_LENGTH
     int H1_FIELD_TRANSFER_ENCODING
@@ -24,9 +29,11 @@ cdef extern from "http1.h" nogil:
     ctypedef struct h1_known_field:
         const char *name
         uint8_t name_length
+        uint8_t forbidden_in_trailers
         const char *environ_key
         uint8_t environ_key_length
     const h1_known_field *h1_known_fields
+    uint32_t h1_known_index(const uint8_t *name, size_t length)
 
     ctypedef struct h1_span:
         uint32_t offset
@@ -70,10 +77,10 @@ cdef extern from "http1.h" nogil:
     int H1_MEMORY_PLACES
 
     ctypedef struct h1_memory:
-        pass
+        uint64_t count
 
     ctypedef struct h1_chunked:
-        pass
+        uint64_t remaining
 
     void h1_head_init(h1_head *head)
     int32_t h1_parse_head(h1_head *head, const uint8_t *buffer, size_t length, const h1_limits *limits)
@@ -84,3 +91,4 @@ cdef extern from "http1.h" nogil:
     int32_t h1_decode_chunked(h1_chunked *state, uint8_t *buffer, size_t length, size_t *consumed, size_t *produced)
     int h1_status(int error)
     const char *h1_reason(int error)
+    const char *h1_error_name(int error)
