@@ -4,8 +4,6 @@ This is the public face: the lifecycle decorators, ``exclusive`` and ``__version
 used, so that ``import pyserve`` costs an app next to nothing.
 """
 
-from __future__ import annotations
-
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False

@@ -1,6 +1,8 @@
-"""The ``pyserve`` command. Starts the first zygote, then reads the command line beside it."""
+"""The ``pyserve`` command. Starts the first zygote, then reads the command line beside it.
 
-from __future__ import annotations
+No ``from __future__`` here, nor in the package's own file: with ``python -m pyserve`` both run before the working
+directory leaves the path, and that is an import.
+"""
 
 import os
 import sys

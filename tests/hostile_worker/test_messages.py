@@ -135,7 +135,7 @@ BESIDE = {
     "a file": "os.open('app.py', os.O_RDONLY)",
     "a directory": "os.open('.', os.O_RDONLY)",
     "a file in memory": "os.memfd_create('x')",
-    "an epoll": "__import__('pyserve_workers.life.system', fromlist=['epoll']).epoll()",
+    "an epoll": "__import__('pyserve_workers.native.system', fromlist=['epoll']).epoll()",
     "an eventfd": "os.eventfd(0)",
     "its channel": "whole().channel",
     "the queue": "whole().generation.handoff_fds[0]",

@@ -67,7 +67,7 @@ CONNECTIONS = {
     "a file": "os.open('app.py', os.O_RDONLY)",
     "a directory": "os.open('.', os.O_RDONLY)",
     "a file in memory": "memory(b'x')",
-    "an epoll": "__import__('pyserve_workers.life.system', fromlist=['epoll']).epoll()",
+    "an epoll": "__import__('pyserve_workers.native.system', fromlist=['epoll']).epoll()",
     "an eventfd": "os.eventfd(0)",
     "a terminal": "os.openpty()[1]",
     "the queue": "outlet",

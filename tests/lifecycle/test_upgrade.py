@@ -185,7 +185,7 @@ BROKEN = {
     "zygote": (("pyserve_workers/programs/zygote.py", "def main() -> None:", "raise RuntimeError('no')\ndef main() -> None:"),
                "RuntimeError: no(?s:.*)the process that is to load the app exited with code 1"),
     "native code": (
-        ("pyserve_workers/life/system.py", "__all__ = ", "raise ImportError('undefined symbol: x')\n_ = "),
+        ("pyserve_workers/native/system.py", "__all__ = ", "raise ImportError('undefined symbol: x')\n_ = "),
         "undefined symbol: x",
     ),
     "exits": (("pyserve/__init__.py", "__version__ = ", "import os; os._exit(9)\n__version__ = "), "exited with code 9"),

@@ -160,7 +160,8 @@ def test_a_process_that_the_app_forked_ends_on_term(project: Project) -> None:
 
 @pytest.mark.usefixtures("worker_class")
 def test_connections_spread_over_the_workers(project: Project) -> None:
-    """64 keep-alive connections that come in turn are shared by four workers, none of which takes nearly all."""
+    """64 keep-alive connections that come in turn are shared by four workers, by turns. (Two of them took nearly all
+    when gevent's hub had been at work in the zygote.)"""
     import http.client
     from collections import Counter
 
@@ -175,4 +176,4 @@ def test_connections_spread_over_the_workers(project: Project) -> None:
         for connection in kept:
             connection.close()
         assert len(served) == 4
-        assert max(served.values()) <= 32
+        assert max(served.values()) <= 24

@@ -138,3 +138,31 @@ def test_there_are_no_circles() -> None:
     reached = set().union(*left.values()) if left else set()
     circles = {name: sorted(targets & left.keys()) for name, targets in left.items() if name in reached}
     assert not circles
+
+
+REPLACED = {"epoll", "poll", "select"}  # by gevent
+THEIRS = {"pyserve_workers.classes.gatekeeper"}  # whose greenlets wait
+
+
+def test_the_systems_own_poll_is_taken_from_one_place() -> None:
+    """The server's own code would else wait in the hub, or set it to work in the zygote."""
+    found = []
+    for name, file in modules().items():
+        if file.suffix != ".py" or not name.startswith("pyserve_workers") or name in THEIRS:
+            continue
+        if name == "pyserve_workers.native.system":
+            continue
+        for node in typed_apart(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "select":
+                found += [f"{name}: {alias.name}" for alias in node.names if alias.name in REPLACED]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "select":
+                found += [f"{name}: select.{node.attr}"] if node.attr in REPLACED else []
+    assert not found
+
+
+def typed_apart(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node, but those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            yield node
+            yield from typed_apart(node)

@@ -19,7 +19,7 @@ from select import poll  # of gevent, where greenlets wait for others
 
 from pyserve.app.alone import Refused, as_get
 from pyserve.ipc.channel import LONGEST
-from pyserve_workers.life.system import socketpair
+from pyserve_workers.native.system import socketpair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, POLLIN
 
 from pyserve.ipc.scoreboard import SLOTS
 from pyserve.system.descriptors import RESERVE
-from pyserve_workers.life.system import close, poll
 from pyserve_workers.native.parcel import FDS, LostError, can_travel, receive, send, travellers
+from pyserve_workers.native.system import close, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from pyserve_workers.classes.connections import Connections
 from pyserve_workers.classes.gatekeeper import Gatekeeper
 from pyserve_workers.classes.handoff import Handoff
 from pyserve_workers.classes.shedding import Shedding
-from pyserve_workers.life.system import close
 from pyserve_workers.life.worker import Worker
 from pyserve_workers.native.accepting import accept
 from pyserve_workers.native.accesslog import AccessLog
@@ -28,6 +27,7 @@ from pyserve_workers.native.connection import Connection
 from pyserve_workers.native.context import Context
 from pyserve_workers.native.crowd import expired, overdue, put_off
 from pyserve_workers.native.losses import AccessLosses
+from pyserve_workers.native.system import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ import time
 from errno import EMFILE, ENFILE
 
 from pyserve.system.descriptors import RESERVE, TURNED_AWAY
-from pyserve_workers.life.system import close
 from pyserve_workers.native.accepting import accept
 from pyserve_workers.native.connection import CLOSED
 from pyserve_workers.native.crowd import idle_longest
 from pyserve_workers.native.spells import Spell
+from pyserve_workers.native.system import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pyserve_workers.classes.draining import Draining
 from pyserve_workers.classes.loop import LoopWorker
 from pyserve_workers.classes.ready import serve_ready
 from pyserve_workers.classes.relief import Relief
-from pyserve_workers.life.system import close
 from pyserve_workers.native.connection import CLOSED
+from pyserve_workers.native.system import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import time
 from pyserve_workers.life import hubs
 from pyserve_workers.life.endings import Watch, temporary_files
 from pyserve_workers.life.living import living
-from pyserve_workers.life.system import socket
+from pyserve_workers.native.system import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from pyserve.ipc.scoreboard import Scoreboard
 from pyserve.system import descriptors, linux
 from pyserve.system.accounts import become
 from pyserve_workers.life import namedhooks
-from pyserve_workers.life.system import close
 from pyserve_workers.native import forked
 from pyserve_workers.native.body import try_spool
+from pyserve_workers.native.system import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

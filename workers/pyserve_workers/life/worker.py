@@ -31,8 +31,7 @@ from pyserve.ipc.scoreboard import STATES
 from pyserve.ipc.stackfile import PART_END
 from pyserve.system import linux
 from pyserve.system.signals import DUMP, END, INTERRUPT, LET_GO, STACKS
-from pyserve_workers.life import system
-from pyserve_workers.native import forked
+from pyserve_workers.native import forked, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

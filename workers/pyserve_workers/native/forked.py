@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import sys
+from select import POLLOUT
 
 from pyserve.errors import PyserveError
+from pyserve_workers.native.system import poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def flush_streams() -> None:
     """So that a worker does not print again what the import has printed. Not into a pipe that is full: that waits."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # the app may have closed or replaced it
-            room = select.poll()
-            room.register(stream.fileno(), select.POLLOUT)
+            room = poll()
+            room.register(stream.fileno(), POLLOUT)
             if room.poll(0):
                 stream.flush()

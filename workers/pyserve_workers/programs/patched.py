@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-import pyserve_workers.life.system  # noqa: F401  (keeps what the server itself needs as it is)
+import pyserve_workers.native.system  # noqa: F401  (keeps what the server itself needs as it is)
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ from pyserve.system.signals import DUMP
 from pyserve_workers.classes.gatekeeper import refusal
 from pyserve_workers.classes.sync import SyncWorker
 from pyserve_workers.life.generation import Generation
-from pyserve_workers.life.system import socket
 from pyserve_workers.native.connection import HELD
+from pyserve_workers.native.system import socket
 from pyserve_workers.programs.zygote import heed_no_signals, leave
 
 TYPE_CHECKING = False

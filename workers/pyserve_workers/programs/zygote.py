@@ -28,8 +28,8 @@ from pyserve.system.signals import BLOCKED, DUMP
 from pyserve_workers.life import hubs, randomness
 from pyserve_workers.life.audit import Audit
 from pyserve_workers.life.generation import Generation
-from pyserve_workers.life.system import close, poll, socket
 from pyserve_workers.native import forked
+from pyserve_workers.native.system import close, poll, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
