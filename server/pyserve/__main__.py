@@ -1,4 +1,4 @@
-"""The ``pyserve`` command. Starts the first zygote, then reads the command line beside it.
+"""The ``pyserve`` command. Forks the first zygote, then reads the command line beside it.
 
 No ``from __future__`` here, nor in the package's own file: with ``python -m pyserve`` both run before the working
 directory leaves the path, and that is an import.
@@ -38,8 +38,9 @@ def main() -> None:
         _signal.signal(number, _signal.SIG_IGN)  # until the master has its handlers, there is nothing to reload
     from pyserve.master import zygotes
 
-    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv):
-        zygotes.start_early()
+    if sys.argv[1:] and not NOT_SERVING.intersection(sys.argv) and (program := zygotes.fork_early()):
+        exec(program, vars(sys.modules["__main__"]))
+        sys.exit()
     try:
         from pyserve.cli import main as cli
 

@@ -126,13 +126,15 @@ EARLY = """
 import json, os, sys
 from pyserve.system import called
 from pyserve.master import zygotes
-zygotes.start_early()
+if zygotes.fork_early():
+    exec(zygotes.PROGRAM)
+    os._exit(0)
 {then}
 """
 
 
 def run_early(then: str, **environ: str) -> Any:
-    """What a program prints that starts an early zygote (with the telling program in its place), then does something."""
+    """What a program prints that forks an early zygote (with the telling program in its place), then does something."""
     program = f"from pyserve.master import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n" + EARLY.format(then=then)
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **environ}, capture_output=True, text=True, timeout=60
@@ -156,6 +158,27 @@ print(json.dumps([(first[0], early[0]), told]))
     (taken, early), (first, second) = run_early(tell, NOTIFY_SOCKET="/run/systemd/notify", PYSERVE_TEST="kept")
     assert taken == early
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("before", "forks"),
+    [
+        ("os.dup2(1, 77)", True),  # as one that was inherited
+        ("os.set_inheritable(os.open('/dev/null', os.O_RDONLY), False)", False),
+        ("os.dup2(1, 3)", False),
+        ("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()", False),
+    ],
+)
+def test_early_zygote_is_only_forked_where_nobody_was_before(before: str, forks: bool) -> None:
+    told = "zygotes.discard_early(); print(json.dumps(early))"
+    program = EARLY.replace("import json, os, sys", f"import json, os, sys; {before}").format(
+        then=f"early = zygotes._early is not None\n{told}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pyserve.master import zygotes; zygotes.PROGRAM = {PROGRAM!r}\n{program}"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(done.stdout) is forks, done.stderr
 
 
 def test_early_zygote_that_nobody_took_ends() -> None:

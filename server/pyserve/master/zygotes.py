@@ -1,8 +1,10 @@
 """Starting a zygote: an interpreter that has imported nothing, with one end of a channel as its descriptor 3.
 
-Each is a fresh exec of the interpreter that ``called`` finds, so that new code and a new interpreter count. The first
-generation's is started by the launcher before it has imported anything itself (``start_early``), so that the two import
-side by side, the master its configuration and the zygote what serving needs.
+Each is a fresh exec of the interpreter that ``called`` finds, so that new code and a new interpreter count. Only the
+first generation's is forked, by the launcher, before it has imported anything itself (``fork_early``): the interpreter
+is then as fresh, and the two import side by side, the master its configuration and the zygote what serving needs.
+``_resemble_exec`` makes both look alike. Where an agent was there before us (sitecustomize, a .pth file) it is not
+fresh, and the first zygote is exec'd like the others.
 Every import here delays the zygote. Therefore the C modules behind socket and signal, which import selectors, enum and
 more for what is not needed here.
 """
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
     from pyserve.master.belongings import Belongings
 
 MOST_HANDED_OVER = 1024
-# Signals that mean to it what they usually mean. The launcher ignores some of them until the master has its handlers.
-DEFAULTS = {*BLOCKED, _signal.SIGQUIT, _signal.SIGCHLD} - {_signal.SIGINT}
+DEFAULTS = (_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGCHLD)  # signals that mean to it what they usually mean
 # What a service manager told the master is not for the app.
 MASTER_ONLY = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 PROGRAM = "from pyserve_workers.programs.zygote import main; main()"
@@ -38,22 +39,51 @@ PROGRAMS = {"gevent": "from pyserve_workers.programs.patched import main; main()
 _early: tuple[int, int, str] | None = None  # pid, the master's end of the channel, its program
 
 
-def start_early() -> None:
-    """Start the zygote that ``start`` will hand out first: it imports what serving needs while the master reads its
-    configuration."""
+def fork_early() -> str:
+    """Fork the zygote that ``start`` will hand out first. In it, what must run there, as ``__main__``; else empty."""
     global _early
-    _keep_handed_over()
-    with contextlib.suppress(OSError):  # start() will find the same, when there is a log to say it in
-        _early = _start(_guess())
+    handed_over = _handed_over()
+    if not _is_fresh(handed_over):
+        return ""
+    if called.real(called.interpreter()) != sys.executable:
+        return ""  # the modules that this one finds may be another release's by the time they are imported
+    program = _guess()
+    ours, theirs = _channel()
+    usual = _signal.pthread_sigmask(_signal.SIG_BLOCK, BLOCKED)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _resemble_exec(theirs, program)
+            for fd in {*handed_over, ours, theirs} - {CHANNEL_FD}:
+                os.close(fd)
+            return program
+        _early = pid, ours, program
+    except OSError:  # no process to be had: start() will find the same, when there is a log to say it in
+        os.close(ours)
+    os.close(theirs)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, usual)
+    return ""
 
 
-def _keep_handed_over() -> None:
-    """The sockets of LISTEN_FDS go to zygotes by their channels, and not by inheritance."""
-    number = os.environ.get("LISTEN_FDS", "")
+def _handed_over() -> set[int]:
+    """The sockets of LISTEN_FDS, which go to zygotes by their channels, and not by inheritance."""
+    number, found = os.environ.get("LISTEN_FDS", ""), set()
     if number.isdecimal() and os.environ.get("LISTEN_PID") == str(os.getpid()):
         for fd in range(3, 3 + min(int(number), MOST_HANDED_OVER)):
             with contextlib.suppress(OSError):  # whoever takes them over says what is wrong
                 os.set_inheritable(fd, False)
+                found.add(fd)
+    return found
+
+
+def _is_fresh(known: set[int]) -> bool:
+    """Was nobody here before us? Who has opened something or started a thread would have the one without the other in
+    a fork. What is inherited stays as it is, unless it has the number of the channel."""
+    for fd in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *known}:
+        with contextlib.suppress(OSError):  # the listing's own is closed already
+            if not os.get_inheritable(fd) or fd == CHANNEL_FD:
+                return False
+    return len(os.listdir("/proc/self/task")) == 1
 
 
 def _guess() -> str:
@@ -61,6 +91,26 @@ def _guess() -> str:
     something else in the end."""
     words = (*sys.argv, os.environ.get("PYSERVE_WORKER_CLASS", ""))
     return next((PROGRAMS[name] for name in PROGRAMS for word in words if word.endswith(name)), PROGRAM)
+
+
+def _resemble_exec(channel: int, program: str) -> None:
+    """Make a fork look to the app like an interpreter that was started with ``_command(program)``."""
+    os.dup2(channel, CHANNEL_FD)
+    os.set_inheritable(CHANNEL_FD, True)  # until the zygote has taken it, as over an exec
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for number in {*DEFAULTS, *BLOCKED} - {_signal.SIGINT}:  # which Python handles
+        _signal.signal(number, _signal.SIG_DFL)
+    for name in MASTER_ONLY:
+        os.environ.pop(name, None)
+    sys.orig_argv[:] = _command(program)
+    sys.argv[:] = ["-c"]
+    main = type(sys)("__main__")  # not the launcher's, whose name and file a multiprocessing child would run
+    main.__builtins__ = sys.modules["builtins"]  # type: ignore[attr-defined]  # as each __main__ has it
+    if sys.version_info < (3, 14):  # which makes it when it is asked for
+        main.__annotations__ = {}
+    sys.modules["__main__"] = main
 
 
 def discard_early() -> None:
