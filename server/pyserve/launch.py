@@ -84,13 +84,13 @@ def complete(master: Master, record: dict[str, Any] | None = None) -> None:
     """Add the parts that are not needed for a start. The zygote is at work, so what takes time here costs nothing."""
     from pyserve.master.upgrade import Upgrade
 
-    upgrade = Upgrade(master)
-    master.add(upgrade)
-    master.ask_upgrade = upgrade.ask
     if master.belongings.control_socket:
         from pyserve.control.control import Control
 
         master.add(Control(master.belongings.control_socket, master), record)
+    upgrade = Upgrade(master)
+    master.add(upgrade)  # the last, for what it ends: whoever has asked for something has had an answer in this turn
+    master.ask_upgrade = upgrade.ask
     for name in LATER:
         import_module(name)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyserve import takeover
+from pyserve import launch, takeover
 from pyserve.config.config import load
 from pyserve.ipc.handoff import HandoffQueue
 from pyserve.ipc.logs import LogFiles
@@ -20,6 +20,7 @@ from pyserve.ipc.scoreboard import Scoreboard
 from pyserve.master import upgrade
 from pyserve.master.belongings import Belongings
 from pyserve.master.carried import descriptors
+from pyserve.master.controlsocket import ControlSocket
 from pyserve.master.master import SIGNALS, Master
 from pyserve.rules.rollout import STABLE, Generation
 from support.processes import open_files
@@ -162,3 +163,11 @@ def test_the_literals_of_the_launcher() -> None:
     text = (Path(upgrade.__file__).parents[1] / "__main__.py").read_text()
     assert f'"{upgrade.PROVE}"' in text
     assert f'"{upgrade.VARIABLE}"' in text
+
+
+def test_who_has_asked_for_something_has_an_answer_before_the_exec(master: Master, tmp_path: Path) -> None:
+    """The upgrade has the last turn. (A status that came with it was told to ask again.)"""
+    master.belongings.control_socket = ControlSocket.listen(str(tmp_path / "ctl"))
+    launch.complete(master)
+    assert [type(part).__name__ for part in master.parts[-2:]] == ["Control", "Upgrade"]
+    master.belongings.control_socket.close()
